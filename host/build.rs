@@ -1,0 +1,32 @@
+//! Builds the standard policy, so that `cargo run` is all a newcomer types.
+
+// Tests build components for other catalogues by the same steps.
+#[path = "build/component.rs"]
+mod component;
+
+use std::{env, path::PathBuf, process};
+
+fn main() {
+    println!("cargo::rerun-if-changed=build/component.rs");
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("..");
+    for folder in ["policy/src", "policy/build.rs", "policy/Cargo.toml", "policy/catalogue.toml"] {
+        println!("cargo::rerun-if-changed={}", root.join(folder).display());
+    }
+    println!("cargo::rerun-if-changed={}", root.join("wit").display());
+    for variable in component::VARIABLES {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    if let Some(catalogue) = env::var_os("WARDKEY_CATALOGUE") {
+        println!("cargo::rerun-if-changed={}", root.join(catalogue).display());
+    }
+    match component::build(&root, &out) {
+        Ok(component) => println!("cargo::rustc-env=WARDKEY_STANDARD_POLICY={}", component.display()),
+        Err(err) => {
+            // Cargo shows what is written to standard error; a panic would bury
+            // the one line that tells how to mend it.
+            eprintln!("error: the policy component could not be built: {err:#}");
+            process::exit(1);
+        }
+    }
+}

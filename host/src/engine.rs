@@ -1,0 +1,507 @@
+//! Loading policies and asking them. The only place that knows `wasmtime`.
+//!
+//! # Invariants
+//!
+//! - Every call gets a fresh instance, which is thrown away afterwards: nothing
+//!   leaks from one request to the next.
+//! - A component imports nothing but this contract's `storage` and `types`, so
+//!   that it has no clock, no randomness, no network and no log.
+//! - What is not an answer is an [`EngineError`], and there is no way from one
+//!   to a decision.
+
+use std::{fmt, sync::Arc};
+
+use wasmtime::{
+    Config, Enabled, OptLevel, PoolingAllocationConfig, Store, StoreContextMut, StoreLimits,
+    StoreLimitsBuilder, Strategy, Trap, UpdateDeadline,
+    component::{Component, InstancePre, Linker, types::ComponentItem},
+};
+
+use self::{
+    budget::{Budget, Clockwork},
+    contract::{
+        Account, Decision, Denial, Key, Mode, Request, authorizer, catalogue, explain, lifecycle,
+    },
+};
+use crate::{
+    facts::{Facts, Unread},
+    secret::Digest,
+};
+
+mod budget;
+pub mod contract;
+
+/// The largest component that is read, in bytes. The standard policy is a
+/// fortieth of it; compiling takes time and memory in proportion.
+pub const MAX_COMPONENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// The most memory that an instance may grow to, in bytes. Room for a policy
+/// whose language brings a garbage collector.
+const MAX_MEMORY_BYTES: usize = 4 * 1024 * 1024;
+
+/// The most elements of an instance's tables: one for each function that is
+/// called by address.
+const MAX_TABLE_ELEMENTS: usize = 20_000;
+
+/// How many instances may be alive at once. One for each thread that decides,
+/// as no instance is held while storage is read. Each costs address space, and
+/// memory once it was used ([`KEPT_MEMORY_BYTES`]).
+const MAX_INSTANCES: u32 = 64;
+
+/// The core instances, memories and tables that one component may be made of:
+/// the policy itself, and what `wit-component` puts beside it to connect the
+/// imports. Twice what the standard policy needs.
+const MAX_PARTS: u32 = 8;
+
+/// How much of an instance's memory is put back by copying, in bytes, where the
+/// rest is given back to the system and faulted in anew. The standard policy
+/// has two pages of 64 KiB: with all of it kept, no page fault is left.
+const KEPT_MEMORY_BYTES: usize = 128 * 1024;
+
+/// The most bytes that an instance may hand over in one call, answers included.
+/// The longest answer, the catalogue, takes a third of it.
+const MAX_ANSWER_BYTES: usize = 256 * 1024;
+
+/// How deep an instance may recurse, in bytes of stack. An eighth of the stack
+/// of a worker thread.
+const MAX_STACK_BYTES: usize = 256 * 1024;
+
+const STORAGE: &str = "wardkey:policy/storage@0.1.0";
+/// Interfaces that a component may import, without the last number of the
+/// version: additions raise that one, and link.
+const MAY_IMPORT: &[&str] = &["wardkey:policy/storage@0.1.", "wardkey:policy/types@0.1."];
+
+/// Why a component was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Larger than [`MAX_COMPONENT_BYTES`].
+    #[error("the component has {0} bytes, and at most {MAX_COMPONENT_BYTES} are read")]
+    TooLarge(usize),
+    /// It does not parse, validate or compile.
+    #[error("this is no valid component: {0:#}")]
+    Invalid(wasmtime::Error),
+    /// It asks for something that policies do not get.
+    #[error("the component imports `{0}`, and a policy may import only `{STORAGE}`")]
+    Import(String),
+    /// Its types are not those of the contract, or it needs more than the host
+    /// gives.
+    #[error("the component does not fit the contract: {0:#}")]
+    Contract(wasmtime::Error),
+}
+
+/// Why a call gave no answer. The host answers the request with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// It took too long.
+    #[error("the policy spent its time budget")]
+    OutOfTime,
+    /// It trapped, or asked for more memory or stack than there is.
+    #[error("the policy failed: {0:#}")]
+    Trapped(wasmtime::Error),
+    /// Its answer breaks a rule of the contract.
+    #[error("the policy's answer is not valid: {0}")]
+    Garbage(&'static str),
+    /// It lacks the interface, and so the question cannot be put to it.
+    #[error("the policy does not export `{0}`")]
+    Missing(&'static str),
+}
+
+/// The answer of a run, or what it lacked.
+#[derive(Debug)]
+pub enum Run<T> {
+    /// The run came to its end.
+    Done(T),
+    /// The run ended at something that the request has not read yet. Read it,
+    /// and run again.
+    Unread(Unread),
+}
+
+/// What policies are compiled and run by. One for a process.
+pub struct Engine {
+    engine: wasmtime::Engine,
+    linker: Linker<Call>,
+    /// Keeps the ticking thread alive.
+    _clockwork: Arc<Epoch>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Engine")
+    }
+}
+
+struct Epoch(wasmtime::Engine);
+
+impl Clockwork for Epoch {
+    fn tick(&self) {
+        self.0.increment_epoch();
+    }
+}
+
+impl Engine {
+    /// Makes the engine and starts its clock.
+    ///
+    /// # Errors
+    ///
+    /// If the machine cannot give the address space or the thread.
+    pub fn new() -> Result<Self, wasmtime::Error> {
+        Self::with(|_| {})
+    }
+
+    /// Makes an engine whose pool is changed by `tune`: for measuring what the
+    /// settings are worth.
+    #[doc(hidden)]
+    pub fn with(tune: impl FnOnce(&mut PoolingAllocationConfig)) -> Result<Self, wasmtime::Error> {
+        let mut pool = PoolingAllocationConfig::default();
+        pool.total_component_instances(MAX_INSTANCES)
+            .total_core_instances(MAX_INSTANCES * MAX_PARTS)
+            .total_memories(MAX_INSTANCES * 2)
+            .total_tables(MAX_INSTANCES * MAX_PARTS)
+            .max_core_instances_per_component(MAX_PARTS)
+            .max_memories_per_component(2)
+            .max_tables_per_component(MAX_PARTS)
+            .table_elements(MAX_TABLE_ELEMENTS)
+            .max_memory_size(MAX_MEMORY_BYTES)
+            .max_unused_warm_slots(MAX_INSTANCES)
+            .linear_memory_keep_resident(KEPT_MEMORY_BYTES)
+            // All of the standard policy's tables.
+            .table_keep_resident(16 * 1024)
+            .pagemap_scan(Enabled::No);
+        tune(&mut pool);
+        let mut config = Config::new();
+        config
+            .allocation_strategy(pool)
+            .strategy(Strategy::Cranelift)
+            .cranelift_opt_level(OptLevel::Speed)
+            .epoch_interruption(true)
+            .max_wasm_stack(MAX_STACK_BYTES)
+            // A trap is answered with an error; nobody reads its backtrace, and
+            // taking one costs more than the decision.
+            .wasm_backtrace_max_frames(None)
+            // Asynchronous calls cost each call twice as much, and nothing here
+            // waits inside a component.
+            .concurrency_support(false);
+        let engine = wasmtime::Engine::new(&config)?;
+        let mut linker = Linker::new(&engine);
+        let mut storage = linker.instance(STORAGE)?;
+        storage.func_wrap("find-key", find_key)?;
+        storage.func_wrap("find-accounts", find_accounts)?;
+        let clockwork = Arc::new(Epoch(engine.clone()));
+        budget::start_ticking(&clockwork)?;
+        Ok(Self { engine, linker, _clockwork: clockwork })
+    }
+
+    /// Compiles a component and checks it against the contract. Takes up to
+    /// seconds: not for a thread that requests wait for.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] says what is wrong with it.
+    pub fn load(&self, bytes: &[u8]) -> Result<Policy, LoadError> {
+        if bytes.len() > MAX_COMPONENT_BYTES {
+            return Err(LoadError::TooLarge(bytes.len()));
+        }
+        // Bytes and never text or compiled code: the text format is a
+        // convenience for tests, and compiled code would be run as it is.
+        let component = Component::from_binary(&self.engine, bytes).map_err(LoadError::Invalid)?;
+        for (name, item) in component.component_type().imports(&self.engine) {
+            let known = MAY_IMPORT.iter().any(|start| name.starts_with(start));
+            if !known || !matches!(item.ty, ComponentItem::ComponentInstance(_)) {
+                return Err(LoadError::Import(name.to_owned()));
+            }
+        }
+        let pre = self.linker.instantiate_pre(&component).map_err(LoadError::Contract)?;
+        Ok(Policy {
+            authorizer: authorizer::GuestIndices::new(&pre).map_err(LoadError::Contract)?,
+            lifecycle: lifecycle::GuestIndices::new(&pre).ok(),
+            catalogue: catalogue::GuestIndices::new(&pre).ok(),
+            explain: explain::GuestIndices::new(&pre).ok(),
+            digest: Digest::of_bytes(bytes),
+            size_bytes: bytes.len(),
+            pre,
+        })
+    }
+}
+
+/// A component that was checked and compiled, ready to be asked.
+pub struct Policy {
+    pre: InstancePre<Call>,
+    digest: Digest,
+    size_bytes: usize,
+    authorizer: authorizer::GuestIndices,
+    lifecycle: Option<lifecycle::GuestIndices>,
+    catalogue: Option<catalogue::GuestIndices>,
+    explain: Option<explain::GuestIndices>,
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Policy {
+    /// Returns the SHA-256 digest of the component: what the policy is called.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Returns the size of the component in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    /// Returns the names of the interfaces that the policy exports.
+    pub fn interfaces(&self) -> Vec<&'static str> {
+        let optional = [
+            ("lifecycle", self.lifecycle.is_some()),
+            ("catalogue", self.catalogue.is_some()),
+            ("explain", self.explain.is_some()),
+        ];
+        let optional = optional.into_iter().filter(|(_, there)| *there).map(|(name, _)| name);
+        std::iter::once("authorizer").chain(optional).collect()
+    }
+
+    /// Asks for the decision about a request.
+    ///
+    /// The facts go in and come out again, in a `Result` or not, so that the
+    /// next run has them.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: the policy has not decided.
+    pub fn authorize(
+        &self,
+        request: &Request<'_>,
+        facts: Facts,
+    ) -> (Facts, Result<Run<Decision>, EngineError>) {
+        self.run(facts, |store, instance| {
+            let guest = self.authorizer.load(&mut *store, instance)?;
+            guest.call_authorize(store, request.clone())
+        })
+    }
+
+    /// Asks for the decision about a request, and which rules led to it.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: the policy has not decided.
+    pub fn explain(
+        &self,
+        request: &Request<'_>,
+        facts: Facts,
+    ) -> (Facts, Result<Run<explain::Explanation>, EngineError>) {
+        let Some(explain) = &self.explain else {
+            return (facts, Err(EngineError::Missing("explain")));
+        };
+        self.run(facts, |store, instance| {
+            explain.load(&mut *store, instance)?.call_explain(store, request.clone())
+        })
+    }
+
+    /// Asks which keys a new account gets.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: the policy has given no plan.
+    pub fn default_keys(
+        &self,
+        account: &str,
+        now: u64,
+    ) -> Result<Vec<lifecycle::KeyPlan>, EngineError> {
+        let lifecycle = self.lifecycle.as_ref().ok_or(EngineError::Missing("lifecycle"))?;
+        self.ask(|store, instance| {
+            lifecycle.load(&mut *store, instance)?.call_default_keys(store, account, now)
+        })
+    }
+
+    /// Asks for the plan of a key that somebody wants.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: the policy has given neither a plan nor a refusal.
+    pub fn create(
+        &self,
+        caller: &lifecycle::Caller<'_>,
+        request: &lifecycle::KeyRequest<'_>,
+        now: u64,
+    ) -> Result<Result<lifecycle::KeyPlan, Denial>, EngineError> {
+        let lifecycle = self.lifecycle.as_ref().ok_or(EngineError::Missing("lifecycle"))?;
+        self.ask(|store, instance| {
+            lifecycle.load(&mut *store, instance)?.call_create(store, caller.clone(), request.clone(), now)
+        })
+    }
+
+    /// Asks which permissions there are.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: the policy has given no list.
+    pub fn permissions(&self) -> Result<Vec<catalogue::Permission>, EngineError> {
+        let catalogue = self.catalogue.as_ref().ok_or(EngineError::Missing("catalogue"))?;
+        self.ask(|store, instance| {
+            catalogue.load(&mut *store, instance)?.call_permissions(store)
+        })
+    }
+
+    /// Asks which endpoint a request would reach.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: the policy has given no answer.
+    pub fn find_endpoint(
+        &self,
+        method: &str,
+        path: &str,
+    ) -> Result<Option<catalogue::Endpoint>, EngineError> {
+        let catalogue = self.catalogue.as_ref().ok_or(EngineError::Missing("catalogue"))?;
+        self.ask(|store, instance| {
+            catalogue.load(&mut *store, instance)?.call_find_endpoint(store, method, path)
+        })
+    }
+
+    /// Makes an instance that can be asked again and again. Not for requests:
+    /// benchmarks measure by it what a fresh instance costs.
+    #[doc(hidden)]
+    pub fn reused(&self, facts: Facts) -> Result<Reused<'_>, EngineError> {
+        let mut store = self.store(facts);
+        // Never due: the benchmark is not what the budget is for.
+        store.set_epoch_deadline(u64::MAX / 2);
+        let instance = self.pre.instantiate(&mut store).map_err(EngineError::Trapped)?;
+        let guest = self.authorizer.load(&mut store, &instance).map_err(EngineError::Trapped)?;
+        Ok(Reused { store, guest, _policy: self })
+    }
+
+    /// Puts a question that reads nothing from storage.
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(
+            &mut Store<Call>,
+            &wasmtime::component::Instance,
+        ) -> wasmtime::Result<T>,
+    ) -> Result<T, EngineError> {
+        match self.run(Facts::default(), question).1? {
+            Run::Done(answer) => Ok(answer),
+            Run::Unread(_) => Err(EngineError::Garbage("it read storage where there is none")),
+        }
+    }
+
+    /// Puts a question to a fresh instance.
+    fn run<T>(
+        &self,
+        facts: Facts,
+        question: impl FnOnce(
+            &mut Store<Call>,
+            &wasmtime::component::Instance,
+        ) -> wasmtime::Result<T>,
+    ) -> (Facts, Result<Run<T>, EngineError>) {
+        let mut store = self.store(facts);
+        let answer = self
+            .pre
+            .instantiate(&mut store)
+            .and_then(|instance| question(&mut store, &instance));
+        let Call { facts, unread, .. } = store.into_data();
+        let answer = match (answer, unread) {
+            // Whatever came of the run, it was cut short: a trap on the way out
+            // is not the policy's fault, and an answer not its word.
+            (_, Some(unread)) => Ok(Run::Unread(unread)),
+            (Ok(answer), None) => Ok(Run::Done(answer)),
+            (Err(err), None) => Err(match err.downcast_ref::<Trap>() {
+                Some(Trap::Interrupt) => EngineError::OutOfTime,
+                _ => EngineError::Trapped(err),
+            }),
+        };
+        (facts, answer)
+    }
+
+    fn store(&self, facts: Facts) -> Store<Call> {
+        let call = Call {
+            facts,
+            unread: None,
+            budget: Budget::default(),
+            limits: StoreLimitsBuilder::new()
+                .memory_size(MAX_MEMORY_BYTES)
+                .table_elements(MAX_TABLE_ELEMENTS)
+                .build(),
+        };
+        let mut store = Store::new(self.pre.engine(), call);
+        store.limiter(|call| &mut call.limits);
+        store.set_hostcall_fuel(MAX_ANSWER_BYTES);
+        store.set_epoch_deadline(budget::DEADLINE_TICKS);
+        store.epoch_deadline_callback(|mut context| {
+            Ok(if context.data_mut().budget.is_spent() {
+                UpdateDeadline::Interrupt
+            } else {
+                UpdateDeadline::Continue(budget::DEADLINE_TICKS)
+            })
+        });
+        store
+    }
+}
+
+/// An instance that is asked more than once. See [`Policy::reused`].
+#[doc(hidden)]
+pub struct Reused<'a> {
+    store: Store<Call>,
+    guest: authorizer::Guest,
+    _policy: &'a Policy,
+}
+
+impl Reused<'_> {
+    /// Asks for a decision.
+    pub fn authorize(&mut self, request: &Request<'_>) -> Result<Decision, EngineError> {
+        self.guest.call_authorize(&mut self.store, request.clone()).map_err(EngineError::Trapped)
+    }
+}
+
+/// What goes with one instance.
+struct Call {
+    facts: Facts,
+    /// What ended the run, if it asked for something that was not read yet.
+    unread: Option<Unread>,
+    budget: Budget,
+    limits: StoreLimits,
+}
+
+/// The import `find-key`. The key is lowered from where the cache has it.
+fn find_key(
+    mut context: StoreContextMut<'_, Call>,
+    (words,): ((u64, u64, u64, u64),),
+) -> wasmtime::Result<(Option<Arc<Key>>,)> {
+    let digest = Digest::from_words(words);
+    let call = context.data_mut();
+    match call.facts.key(digest) {
+        Some(key) => Ok((key,)),
+        None => Err(cut_short(call, Unread::Key(digest))),
+    }
+}
+
+/// The import `find-accounts`.
+fn find_accounts(
+    mut context: StoreContextMut<'_, Call>,
+    (ids,): (Vec<String>,),
+) -> wasmtime::Result<(Vec<Option<Arc<Account>>>,)> {
+    let call = context.data_mut();
+    match ids.iter().map(|id| call.facts.account(id)).collect() {
+        Some(accounts) => Ok((accounts,)),
+        None => Err(cut_short(call, Unread::Accounts(ids))),
+    }
+}
+
+/// Ends the run. Only the first question counts: the component does not come
+/// back from it.
+#[cold]
+fn cut_short(call: &mut Call, unread: Unread) -> wasmtime::Error {
+    call.unread.get_or_insert(unread);
+    wasmtime::Error::msg("the request has not read this yet")
+}
+
+impl Mode {
+    /// Returns the mode as storage has it.
+    pub fn stored(self) -> crate::storage::Mode {
+        match self {
+            Self::Test => crate::storage::Mode::Test,
+            Self::Live => crate::storage::Mode::Live,
+        }
+    }
+}

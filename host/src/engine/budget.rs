@@ -1,0 +1,89 @@
+//! How long a policy may take.
+//!
+//! A component is interrupted at the next loop or call once the engine's epoch
+//! has passed its deadline. Epochs are wall-clock time, and on a busy machine a
+//! thread may be put aside for longer than a whole budget. So the first
+//! deadline is not the end: it notes the thread's CPU time, and only a decision
+//! that has burnt the budget since then is over.
+
+use std::{
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// How far apart the ticks of the epoch are. Shorter would wake an idle host
+/// more than a thousand times a second for nothing.
+const TICK: Duration = Duration::from_millis(1);
+
+/// How much CPU time a decision may take. The standard policy takes a
+/// thousandth of it; a rule that needs longer would hold up a worker thread
+/// that other requests wait for.
+const BUDGET: Duration = Duration::from_millis(10);
+
+/// How long a decision may take by the clock on the wall, whatever the CPU
+/// time. Reached only if a machine gives the thread less than a hundredth of a
+/// core, and then the caller has given up anyway.
+const WALL_LIMIT: Duration = Duration::from_secs(1);
+
+/// [`BUDGET`] in ticks: the epochs from the start of a decision to its first
+/// deadline.
+pub(super) const DEADLINE_TICKS: u64 = (BUDGET.as_millis() / TICK.as_millis()) as u64;
+
+/// What is left of a decision's time.
+#[derive(Default)]
+pub(super) struct Budget {
+    /// The thread's CPU time at the first deadline. Reading it costs a system
+    /// call, which a decision that ends in time never pays.
+    cpu_at_first_deadline: Option<Duration>,
+    deadlines: u32,
+}
+
+impl Budget {
+    /// Tells at a deadline whether the budget is spent.
+    ///
+    /// A decision in a loop is over after at least one and at most two budgets
+    /// of CPU time.
+    pub(super) fn is_spent(&mut self) -> bool {
+        self.deadlines += 1;
+        let cpu = thread_cpu_time();
+        match self.cpu_at_first_deadline {
+            None => {
+                self.cpu_at_first_deadline = Some(cpu);
+                false
+            }
+            Some(first) => {
+                cpu.saturating_sub(first) >= BUDGET || BUDGET * self.deadlines >= WALL_LIMIT
+            }
+        }
+    }
+}
+
+fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// What ticks.
+pub(super) trait Clockwork: Send + Sync + 'static {
+    /// Moves the epoch on by one.
+    fn tick(&self);
+}
+
+/// Starts the one thread that ticks for this engine. It ends with the engine.
+///
+/// A thread of its own and not a task: where every worker is busy with a policy
+/// that loops, a task would never run, and nothing would interrupt them.
+pub(super) fn start_ticking(clockwork: &Arc<impl Clockwork>) -> std::io::Result<()> {
+    let clockwork: Weak<_> = Arc::downgrade(clockwork);
+    thread::Builder::new().name("policy-epoch".to_owned()).spawn(move || {
+        while let Some(clockwork) = clockwork.upgrade() {
+            clockwork.tick();
+            drop(clockwork);
+            thread::sleep(TICK);
+        }
+    })?;
+    Ok(())
+}

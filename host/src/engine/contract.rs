@@ -1,0 +1,22 @@
+//! The types of `wit/`, as the host sees them. Generated.
+
+#![expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "written by wasmtime's bindgen; the documentation is in `wit/`"
+)]
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "policy",
+    // What the host hands over is borrowed: a request's texts are lowered into
+    // the component from where they lie.
+    ownership: Borrowing { duplicate_if_necessary: true },
+    additional_derives: [PartialEq],
+});
+
+pub use self::{
+    exports::wardkey::policy::{authorizer, catalogue, explain, lifecycle},
+    wardkey::policy::types::*,
+};
