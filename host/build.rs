@@ -21,7 +21,9 @@ fn main() {
         println!("cargo::rerun-if-changed={}", root.join(catalogue).display());
     }
     match component::build(&root, &out) {
-        Ok(component) => println!("cargo::rustc-env=WARDKEY_STANDARD_POLICY={}", component.display()),
+        Ok(component) => {
+            println!("cargo::rustc-env=WARDKEY_STANDARD_POLICY={}", component.display())
+        }
         Err(err) => {
             // Cargo shows what is written to standard error; a panic would bury
             // the one line that tells how to mend it.

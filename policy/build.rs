@@ -59,9 +59,8 @@ fn main() {
     println!("cargo::rerun-if-env-changed=WARDKEY_CATALOGUE");
     // Relative to the workspace, wherever cargo was called.
     let workspace = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("..");
-    let path = workspace.join(
-        env::var_os("WARDKEY_CATALOGUE").unwrap_or_else(|| "policy/catalogue.toml".into()),
-    );
+    let path = workspace
+        .join(env::var_os("WARDKEY_CATALOGUE").unwrap_or_else(|| "policy/catalogue.toml".into()));
     println!("cargo::rerun-if-changed={}", path.display());
     let tables = fs::read_to_string(&path)
         .map_err(|err| err.to_string())
@@ -102,14 +101,13 @@ struct Lists(Vec<u16>);
 
 impl Lists {
     fn range(&mut self, list: &[u16]) -> Result<String, String> {
-        let start = self
-            .0
-            .windows(list.len().max(1))
-            .position(|window| window == list)
-            .unwrap_or_else(|| {
-                self.0.extend_from_slice(list);
-                self.0.len() - list.len()
-            });
+        let start =
+            self.0.windows(list.len().max(1)).position(|window| window == list).unwrap_or_else(
+                || {
+                    self.0.extend_from_slice(list);
+                    self.0.len() - list.len()
+                },
+            );
         let start = u16::try_from(start).map_err(|_| "has too many permissions")?;
         let len = u8::try_from(list.len()).map_err(|_| "has a list of over 255 permissions")?;
         Ok(format!("Range{{start:{start},len:{len}}}"))
@@ -135,10 +133,8 @@ fn tables(catalogue: &Catalogue) -> Result<String, String> {
             .map_err(|_| format!("`{user}` names the permission `{name}`, which is not defined"))
     };
     let find_all = |wanted: &[String], user: &str| {
-        let mut found = wanted
-            .iter()
-            .map(|name| find(name, user))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut found =
+            wanted.iter().map(|name| find(name, user)).collect::<Result<Vec<_>, _>>()?;
         found.sort_unstable();
         found.dedup();
         Ok::<_, String>(found)
@@ -192,7 +188,9 @@ fn tables(catalogue: &Catalogue) -> Result<String, String> {
             return Err(format!("endpoint `{name}`: the method is not in capital letters"));
         }
         if !endpoint.any_key && endpoint.permissions.is_empty() {
-            return Err(format!("endpoint `{name}`: name its permissions, or say `any-key = true`"));
+            return Err(format!(
+                "endpoint `{name}`: name its permissions, or say `any-key = true`"
+            ));
         }
         let segments = path
             .strip_prefix('/')

@@ -20,7 +20,7 @@ use wasmtime::{
 use self::{
     budget::{Budget, Clockwork},
     contract::{
-        Account, Decision, Denial, Key, Mode, Request, authorizer, catalogue, explain, lifecycle,
+        Account, Decision, Denial, Key, Request, authorizer, catalogue, explain, lifecycle,
     },
 };
 use crate::{
@@ -328,7 +328,12 @@ impl Policy {
     ) -> Result<Result<lifecycle::KeyPlan, Denial>, EngineError> {
         let lifecycle = self.lifecycle.as_ref().ok_or(EngineError::Missing("lifecycle"))?;
         self.ask(|store, instance| {
-            lifecycle.load(&mut *store, instance)?.call_create(store, caller.clone(), request.clone(), now)
+            lifecycle.load(&mut *store, instance)?.call_create(
+                store,
+                caller.clone(),
+                request.clone(),
+                now,
+            )
         })
     }
 
@@ -339,9 +344,7 @@ impl Policy {
     /// [`EngineError`]: the policy has given no list.
     pub fn permissions(&self) -> Result<Vec<catalogue::Permission>, EngineError> {
         let catalogue = self.catalogue.as_ref().ok_or(EngineError::Missing("catalogue"))?;
-        self.ask(|store, instance| {
-            catalogue.load(&mut *store, instance)?.call_permissions(store)
-        })
+        self.ask(|store, instance| catalogue.load(&mut *store, instance)?.call_permissions(store))
     }
 
     /// Asks which endpoint a request would reach.
@@ -375,10 +378,7 @@ impl Policy {
     /// Puts a question that reads nothing from storage.
     fn ask<T>(
         &self,
-        question: impl FnOnce(
-            &mut Store<Call>,
-            &wasmtime::component::Instance,
-        ) -> wasmtime::Result<T>,
+        question: impl FnOnce(&mut Store<Call>, &wasmtime::component::Instance) -> wasmtime::Result<T>,
     ) -> Result<T, EngineError> {
         match self.run(Facts::default(), question).1? {
             Run::Done(answer) => Ok(answer),
@@ -390,16 +390,11 @@ impl Policy {
     fn run<T>(
         &self,
         facts: Facts,
-        question: impl FnOnce(
-            &mut Store<Call>,
-            &wasmtime::component::Instance,
-        ) -> wasmtime::Result<T>,
+        question: impl FnOnce(&mut Store<Call>, &wasmtime::component::Instance) -> wasmtime::Result<T>,
     ) -> (Facts, Result<Run<T>, EngineError>) {
         let mut store = self.store(facts);
-        let answer = self
-            .pre
-            .instantiate(&mut store)
-            .and_then(|instance| question(&mut store, &instance));
+        let answer =
+            self.pre.instantiate(&mut store).and_then(|instance| question(&mut store, &instance));
         let Call { facts, unread, .. } = store.into_data();
         let answer = match (answer, unread) {
             // Whatever came of the run, it was cut short: a trap on the way out
@@ -494,14 +489,4 @@ fn find_accounts(
 fn cut_short(call: &mut Call, unread: Unread) -> wasmtime::Error {
     call.unread.get_or_insert(unread);
     wasmtime::Error::msg("the request has not read this yet")
-}
-
-impl Mode {
-    /// Returns the mode as storage has it.
-    pub fn stored(self) -> crate::storage::Mode {
-        match self {
-            Self::Test => crate::storage::Mode::Test,
-            Self::Live => crate::storage::Mode::Live,
-        }
-    }
 }

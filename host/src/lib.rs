@@ -1,9 +1,46 @@
-//! The host.
-pub mod engine;
-pub mod facts;
-pub mod secret;
+//! Wardkey's host: HTTP, storage, randomness, hashing, encryption, time, logs,
+//! and running policies. It holds no rule; what a key means and may do is the
+//! policy's to say.
+//!
+//! In the order in which a request meets them:
+//!
+//! - [`server`] takes connections; [`gate`] is the life of a request.
+//! - [`path`], [`credential`], [`client_address`] and [`hygiene`] read what came
+//!   over the wire; [`secret`] knows what a key looks like, and [`scrub`] finds
+//!   keys where they do not belong.
+//! - [`decide`] gets the decision: from [`active_policy`], run by [`engine`], on
+//!   [`facts`] from [`cache`] and [`storage`].
+//! - [`upstream`] or [`simulated`] serves what was let through; [`error`] says
+//!   what became of the rest; [`request_log`], [`usage`] and [`metrics`] note it.
+//! - [`keys`] makes keys, sealed by [`vault`]; [`api`] has the operator's routes.
+//! - [`host`] puts it together, for [`cli`] or for a service of your own.
 
-pub mod storage {
-    #[derive(Clone,Copy)]
-    pub enum Mode { Test, Live }
-}
+pub mod active_policy;
+pub mod api;
+pub mod cache;
+pub mod cli;
+pub mod client_address;
+pub mod clock;
+pub mod credential;
+pub mod data_dir;
+pub mod decide;
+pub mod engine;
+pub mod error;
+pub mod facts;
+pub mod gate;
+pub mod host;
+pub mod hygiene;
+pub mod keys;
+pub mod metrics;
+pub mod path;
+mod question;
+pub mod request_log;
+pub mod scrub;
+pub mod secret;
+pub mod secret_file;
+pub mod server;
+pub mod simulated;
+pub mod storage;
+pub mod upstream;
+pub mod usage;
+pub mod vault;

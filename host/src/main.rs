@@ -1,1 +1,7 @@
-fn main(){}
+//! The program `wardkey`. See [`wardkey::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wardkey::cli::main()
+}

@@ -89,9 +89,7 @@ fn decide(request: &Request, storage: &impl Storage, listener: &mut impl Listene
     let mut template = None;
     match permit(request, &key, masked, storage, listener, &mut template) {
         Ok(grant) => Decision::Allow(grant),
-        Err(denial) => {
-            Decision::Deny(Denial { key: Some(key.id), endpoint: template, ..denial })
-        }
+        Err(denial) => Decision::Deny(Denial { key: Some(key.id), endpoint: template, ..denial }),
     }
 }
 
@@ -235,9 +233,7 @@ fn listed(
         request.attributes.iter().any(|(name, value)| name == "allow-unlisted" && value == "yes");
     match endpoint {
         Some(endpoint) => Ok(Some(endpoint)),
-        None if !operator_allows => {
-            Err(denial::unlisted_endpoint(&request.method, &request.path))
-        }
+        None if !operator_allows => Err(denial::unlisted_endpoint(&request.method, &request.path)),
         None if key.permissions != permission::UNRESTRICTED => {
             Err(denial::unlisted_needs_unrestricted(masked))
         }

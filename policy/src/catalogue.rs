@@ -135,8 +135,7 @@ impl Node {
     fn literal(&self, segment: &str) -> Option<&'static Self> {
         let start = usize::from(self.children);
         let children = NODES.get(start..start + usize::from(self.child_count))?;
-        let index =
-            children.binary_search_by(|child| child.segment.text().cmp(segment)).ok()?;
+        let index = children.binary_search_by(|child| child.segment.text().cmp(segment)).ok()?;
         children.get(index)
     }
 

@@ -16,8 +16,8 @@ use crate::{
     Storage, authorize,
     catalogue::{self, Endpoint, Found, Permission},
     contract::{
-        self, Account, Decision, Denial, Digest, Key, Request,
-        catalogue as wit, explain as wit_explain, lifecycle as wit_lifecycle, wardkey,
+        self, Account, Decision, Denial, Digest, Key, Request, catalogue as wit,
+        explain as wit_explain, lifecycle as wit_lifecycle, wardkey,
     },
     lifecycle, permission,
 };
@@ -166,7 +166,8 @@ unsafe impl GlobalAlloc for Arena {
             };
         }
         // SAFETY: the caller's promises for `realloc` are those for `alloc`.
-        let new = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, layout.align())) };
+        let new =
+            unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, layout.align())) };
         if !new.is_null() {
             // SAFETY: both blocks are ours, at least this long, and apart.
             unsafe { ptr::copy_nonoverlapping(old, new, layout.size().min(new_size)) };

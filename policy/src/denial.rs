@@ -26,10 +26,7 @@ pub fn denial(class: DenialClass, code: &str, message: impl Into<String>) -> Den
 /// Makes a refusal that names the parameter or header at fault.
 #[cold]
 pub fn invalid(code: &str, param: &str, message: impl Into<String>) -> Denial {
-    Denial {
-        param: Some(param.to_owned()),
-        ..denial(DenialClass::InvalidRequest, code, message)
-    }
+    Denial { param: Some(param.to_owned()), ..denial(DenialClass::InvalidRequest, code, message) }
 }
 
 pub(crate) fn no_key() -> Denial {
@@ -192,4 +189,3 @@ pub(crate) fn access_limited(masked: &str) -> Denial {
         ),
     )
 }
-

@@ -44,7 +44,7 @@ pub fn default_keys(account: &str) -> Vec<KeyPlan> {
                 ipv4_nets: Vec::new(),
                 ends_at: None,
                 revealable: true,
-                attributes: Vec::new(),
+                attributes: attributes(kind),
             });
         }
     }
@@ -115,7 +115,7 @@ pub fn create(caller: &Caller, request: &KeyRequest, now: u64) -> Result<KeyPlan
         ipv4_nets,
         ends_at: request.ends_at,
         revealable: is_revealable(kind, request.mode, platform),
-        attributes: Vec::new(),
+        attributes: attributes(kind),
     })
 }
 
@@ -195,6 +195,14 @@ fn own_permissions(kind: &str) -> &'static str {
     match kind {
         kind::SECRET | kind::MANAGED => permission::UNRESTRICTED,
         _ => "",
+    }
+}
+
+/// What the host shows of a key without knowing its kind.
+fn attributes(kind: &str) -> Vec<(String, String)> {
+    match kind {
+        kind::PUBLISHABLE => vec![("safe-to-expose".to_owned(), "yes".to_owned())],
+        _ => Vec::new(),
     }
 }
 

@@ -1,0 +1,114 @@
+//! The policy in force, and the one that answers where it is silent.
+//!
+//! # Invariants
+//!
+//! - A request is decided by one policy from start to end, even when another is
+//!   put in force in the middle of it: it takes the policy once and keeps it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::engine::{
+    Engine, EngineError, LoadError, Policy,
+    contract::{Denial, catalogue, lifecycle},
+};
+
+/// The standard policy, built with this program.
+pub const STANDARD_POLICY: &[u8] = include_bytes!(env!("WARDKEY_STANDARD_POLICY"));
+
+/// The slot that holds the policy in force.
+pub struct ActivePolicy {
+    // `ArcSwap` and not `RwLock`: a reader must not wait while another policy
+    // is put in, and every request reads.
+    slot: ArcSwap<Policy>,
+    /// Answers for interfaces that the policy in force does not export, so that
+    /// a small policy stays small.
+    standard: Arc<Policy>,
+}
+
+impl ActivePolicy {
+    /// Loads the standard policy and, if there is one, another to put in force.
+    ///
+    /// # Errors
+    ///
+    /// If one of them does not load.
+    pub fn load(engine: &Engine, other: Option<&[u8]>) -> Result<Self, LoadError> {
+        let standard = Arc::new(engine.load(STANDARD_POLICY)?);
+        let active = match other {
+            Some(bytes) => Arc::new(engine.load(bytes)?),
+            None => Arc::clone(&standard),
+        };
+        Ok(Self { slot: ArcSwap::new(active), standard })
+    }
+
+    /// Returns the policy in force, which stays alive for as long as the caller
+    /// holds it.
+    pub fn get(&self) -> Arc<Policy> {
+        self.slot.load_full()
+    }
+
+    /// Puts `next` in force and returns the policy it replaced.
+    pub fn activate(&self, next: Arc<Policy>) -> Arc<Policy> {
+        self.slot.swap(next)
+    }
+
+    /// Asks which keys a new account gets.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it.
+    pub fn default_keys(
+        &self,
+        account: &str,
+        now: u64,
+    ) -> Result<Vec<lifecycle::KeyPlan>, EngineError> {
+        self.or_standard(|policy| policy.default_keys(account, now))
+    }
+
+    /// Asks for the plan of a key that somebody wants.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn create(
+        &self,
+        caller: &lifecycle::Caller<'_>,
+        request: &lifecycle::KeyRequest<'_>,
+        now: u64,
+    ) -> Result<Result<lifecycle::KeyPlan, Denial>, EngineError> {
+        self.or_standard(|policy| policy.create(caller, request, now))
+    }
+
+    /// Asks which permissions there are.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it.
+    pub fn permissions(&self) -> Result<Vec<catalogue::Permission>, EngineError> {
+        self.or_standard(Policy::permissions)
+    }
+
+    /// Asks which endpoint a request would reach.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it.
+    pub fn find_endpoint(
+        &self,
+        method: &str,
+        path: &str,
+    ) -> Result<Option<catalogue::Endpoint>, EngineError> {
+        self.or_standard(|policy| policy.find_endpoint(method, path))
+    }
+
+    fn or_standard<T>(
+        &self,
+        ask: impl Fn(&Policy) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        match ask(&self.slot.load()) {
+            Err(EngineError::Missing(_)) => ask(&self.standard),
+            answer => answer,
+        }
+    }
+}

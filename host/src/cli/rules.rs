@@ -1,0 +1,91 @@
+//! `wardkey verify` and `wardkey permissions`: what the rules say.
+
+use std::io::Read as _;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::{Exit, HostArgs, VerifyArgs, operator::Operator, print};
+use crate::api::internal::Verify;
+
+/// The longest file that is read for a secret, in bytes. A secret has about 50.
+const MAX_KEY_FILE_BYTES: u64 = 4096;
+
+pub(super) async fn verify(operator: &Operator, args: VerifyArgs) -> Result<Exit> {
+    let Some((method, path)) = args.request.split_once(' ') else {
+        eprintln!("error: write the request as a method and a path, such as \"POST /v1/refunds\"");
+        return Ok(Exit::Misused);
+    };
+    let mut key = Zeroizing::new(String::new());
+    let read = if args.key_file.as_os_str() == "-" {
+        std::io::stdin().take(MAX_KEY_FILE_BYTES).read_to_string(&mut key)
+    } else {
+        std::fs::File::open(&args.key_file)
+            .and_then(|file| file.take(MAX_KEY_FILE_BYTES).read_to_string(&mut key))
+    };
+    read.context("reading the key")?;
+    let asked = Verify {
+        key: Some(key.trim().to_owned()),
+        method: method.to_ascii_uppercase(),
+        path: path.trim().to_owned(),
+        source: args.source,
+        context: args.context,
+        account: args.account,
+        api_version: args.api_version,
+        explain: true,
+    };
+    let answer = operator.post("/verify", &asked).await?;
+    let allowed = answer["allowed"] == true;
+    if args.host.json {
+        print::json(&answer);
+    } else {
+        for step in answer["steps"].as_array().into_iter().flatten() {
+            let mark = if step["passed"] == true { "ok" } else { "NO" };
+            println!("{mark}  {:<24} {}", print::text(step, "rule"), print::text(step, "detail"));
+        }
+        if allowed {
+            println!("allowed: {} on {}", answer["key"], answer["account"]);
+        } else {
+            println!("denied: {} {}", answer["status"], print::text(&answer["error"], "message"));
+        }
+    }
+    Ok(if allowed { Exit::Fine } else { Exit::Denied })
+}
+
+pub(super) async fn permissions_for(
+    operator: &Operator,
+    args: &HostArgs,
+    requests: Vec<String>,
+) -> Result<Exit> {
+    let asked = json!({ "endpoints": requests });
+    let answer = operator.post("/v2/iam/permissions/resolve", &asked).await?;
+    let unresolved = answer["unresolved_endpoints"].as_array().cloned().unwrap_or_default();
+    if args.json {
+        print::json(&answer);
+    } else {
+        for name in answer["permissions"].as_array().into_iter().flatten() {
+            println!("{}", name.as_str().unwrap_or_default());
+        }
+        for one in &unresolved {
+            eprintln!("{}: {}", print::text(one, "endpoint"), print::text(one, "reason"));
+        }
+    }
+    Ok(if unresolved.is_empty() { Exit::Fine } else { Exit::Failed })
+}
+
+pub(super) async fn list_permissions(operator: &Operator, args: &HostArgs) -> Result<Exit> {
+    let answer = operator.get("/v2/iam/permissions").await?;
+    let permissions = answer["data"].as_array().cloned().unwrap_or_default();
+    if args.json {
+        print::json(&Value::Array(permissions));
+        return Ok(Exit::Fine);
+    }
+    let cell = |one: &Value, field| print::text(one, field);
+    let rows: Vec<Vec<String>> = permissions
+        .iter()
+        .map(|one| vec![cell(one, "name"), cell(one, "category"), cell(one, "title")])
+        .collect();
+    print::table(&["NAME", "CATEGORY", "TITLE"], &rows);
+    Ok(Exit::Fine)
+}

@@ -1,0 +1,322 @@
+//! `wardkey serve`, and the first start.
+
+use std::{
+    io::IsTerminal as _,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use ipnet::IpNet;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::Exit;
+use crate::{
+    active_policy::ActivePolicy,
+    api::{admin::AdminAccess, internal::InternalAccess},
+    clock::Clock,
+    data_dir::{DataDir, DataDirError},
+    engine::Engine,
+    gate::GateConfig,
+    host::{Host, Parts},
+    secret::{Brand, Digest},
+    server,
+    storage::{KeyFilter, KeyRecord, Mode, SqliteStorage},
+    upstream::UpstreamUrl,
+    vault::Vault,
+};
+
+pub(super) const DEFAULT_DATA_DIR: &str = "wardkey-data";
+pub(super) const DEFAULT_GATE_PREFIX: &str = "/v1/";
+
+/// What the first account is called until somebody gives it a name.
+const FIRST_ACCOUNT: &str = "Default account";
+
+#[derive(Args, Debug)]
+pub(super) struct ServeArgs {
+    /// The folder in which the host keeps everything.
+    #[arg(long, env = "WARDKEY_DATA_DIR", default_value = DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+    /// Makes the data directory. Without it, an empty or missing folder is
+    /// refused: a disk that is not mounted looks the same.
+    #[arg(long, env = "WARDKEY_INIT")]
+    init: bool,
+    /// Where the gate listens.
+    #[arg(long, env = "WARDKEY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where the admin API listens.
+    #[arg(
+        long,
+        env = "WARDKEY_ADMIN_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8081"
+    )]
+    admin_listen: SocketAddr,
+    /// Where verify, metrics and health listen. An address that is not a
+    /// loopback one needs a token.
+    #[arg(
+        long,
+        env = "WARDKEY_INTERNAL_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8082"
+    )]
+    internal_listen: SocketAddr,
+    /// The file with the token that callers of the internal listener send as
+    /// `authorization: Bearer …`.
+    #[arg(long, env = "WARDKEY_INTERNAL_TOKEN_FILE", value_name = "FILE")]
+    internal_token_file: Option<PathBuf>,
+    /// The API behind the gate, http://HOST:PORT [default: the built-in
+    /// simulated API].
+    #[arg(long, env = "WARDKEY_UPSTREAM", value_name = "URL")]
+    upstream: Option<UpstreamUrl>,
+    /// The start of the paths that the gate serves.
+    #[arg(
+        long,
+        env = "WARDKEY_GATE_PREFIX",
+        value_name = "PATH",
+        default_value = DEFAULT_GATE_PREFIX
+    )]
+    gate_prefix: String,
+    /// A range of addresses whose `X-Forwarded-For` is believed. Repeat it, or
+    /// separate with commas.
+    #[arg(long, env = "WARDKEY_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',')]
+    trusted_proxy: Vec<IpNet>,
+    /// The policy to put in force [default: the standard policy].
+    #[arg(long, env = "WARDKEY_POLICY", value_name = "FILE.wasm")]
+    policy: Option<PathBuf>,
+    /// Lets keys without limits call endpoints that the catalogue does not
+    /// list. Without it, nobody can.
+    #[arg(long, env = "WARDKEY_ALLOW_UNLISTED")]
+    allow_unlisted: bool,
+    /// A mark before every secret (`acme` makes `acme_sk_live_…`), so that who
+    /// scans for leaked keys can tell yours from others'.
+    #[arg(long, env = "WARDKEY_BRAND", value_name = "WORD")]
+    brand: Option<Brand>,
+    #[arg(skip)]
+    init_if_missing: bool,
+}
+
+impl ServeArgs {
+    /// For bare `wardkey`, a first look: what is missing is made.
+    pub(super) fn init_if_missing(self) -> Self {
+        Self { init_if_missing: true, ..self }
+    }
+}
+
+pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
+    check(&args)?;
+    let (data_dir, is_new) = open_data_dir(&args).await?;
+    let data_dir = Arc::new(data_dir);
+    let internal = match &args.internal_token_file {
+        Some(file) => InternalAccess::Token(read_token(file)?),
+        None => InternalAccess::Loopback,
+    };
+    let gate = GateConfig {
+        prefix: args.gate_prefix.clone(),
+        brand: args.brand.clone(),
+        trusted_proxies: args.trusted_proxy.clone(),
+        allow_unlisted: args.allow_unlisted,
+    };
+    let host = start_host(&data_dir, args.policy.as_deref(), gate, args.upstream.clone()).await?;
+    if is_new || host.storage.list_accounts(1).await?.is_empty() {
+        host.keys().create_account(FIRST_ACCOUNT.to_owned(), None, None).await?;
+    }
+
+    // Everything is bound before anything is served: a port that is taken must
+    // not leave half a host behind.
+    let gate = bind("--listen", args.listen).await?;
+    let admin = bind("--admin-listen", args.admin_listen).await?;
+    let internal_listener = bind("--internal-listen", args.internal_listen).await?;
+    let socket = bind_socket(&data_dir)?;
+    let address = gate.local_addr()?;
+    let (admin_at, internal_at) = (admin.local_addr()?, internal_listener.local_addr()?);
+    let (stop, stopped) = watch::channel(false);
+    let mut serving = JoinSet::new();
+    serving.spawn(server::serve(gate, host.gate_router(), stopped.clone()));
+    let admin_routes = host.admin_router(AdminAccess::Credential(Arc::clone(&data_dir)));
+    serving.spawn(server::serve(admin, admin_routes, stopped.clone()));
+    let routes = host.internal_router(internal);
+    serving.spawn(server::serve(internal_listener, routes, stopped.clone()));
+    serving.spawn(server::serve(socket, host.admin_router(AdminAccess::Socket), stopped));
+    welcome(&args, &host, &data_dir, address, admin_at, internal_at, is_new).await?;
+
+    wait_for_signal().await?;
+    tracing::info!("stopping: requests that run are finished, and the log is written");
+    let _ = stop.send(true);
+    while serving.join_next().await.is_some() {}
+    let finished = host.finish().await;
+    let _ = std::fs::remove_file(data_dir.socket());
+    finished.context("the last uses of keys were not written")?;
+    Ok(Exit::Fine)
+}
+
+/// Checks what clap cannot see in one argument alone.
+fn check(args: &ServeArgs) -> Result<()> {
+    if !args.internal_listen.ip().is_loopback() && args.internal_token_file.is_none() {
+        bail!(
+            "--internal-listen {} is not a loopback address: whoever reaches it may ask about \
+             keys. Give it --internal-token-file, or a loopback address",
+            args.internal_listen,
+        );
+    }
+    let prefix = &args.gate_prefix;
+    if !prefix.starts_with('/')
+        || !prefix.ends_with('/')
+        || crate::path::check_path(prefix).is_err()
+    {
+        bail!("--gate-prefix `{prefix}` must be a plain path that starts and ends with `/`");
+    }
+    Ok(())
+}
+
+fn read_token(file: &Path) -> Result<Digest> {
+    /// The shortest token, in characters: 128 bits in hexadecimal.
+    const MIN_TOKEN_CHARS: usize = 32;
+    let token = crate::secret_file::read(file, "a token")?;
+    let token = token.trim();
+    if token.len() < MIN_TOKEN_CHARS {
+        bail!("the token in `{}` has fewer than {MIN_TOKEN_CHARS} characters", file.display());
+    }
+    Ok(Digest::of(token))
+}
+
+async fn open_data_dir(args: &ServeArgs) -> Result<(DataDir, bool)> {
+    let path = args.data_dir.clone();
+    let (init, init_if_missing) = (args.init, args.init_if_missing);
+    tokio::task::spawn_blocking(move || {
+        let opened = if init { DataDir::create(&path) } else { DataDir::open(&path) };
+        match opened {
+            Err(DataDirError::NotInitialized { .. }) if init_if_missing => {
+                Ok((DataDir::create(&path)?, true))
+            }
+            Err(err) => Err(anyhow::Error::from(err)),
+            Ok(data_dir) => Ok((data_dir, init)),
+        }
+    })
+    .await?
+}
+
+/// Puts a host together over a data directory.
+pub(super) async fn start_host(
+    data_dir: &Arc<DataDir>,
+    policy: Option<&Path>,
+    gate: GateConfig,
+    upstream: Option<UpstreamUrl>,
+) -> Result<Arc<Host>> {
+    let bytes = match policy {
+        Some(path) => {
+            let name = || format!("reading the policy `{}`", path.display());
+            Some(std::fs::read(path).with_context(name)?)
+        }
+        None => None,
+    };
+    let data_dir = Arc::clone(data_dir);
+    let (storage, vault, policy) = tokio::task::spawn_blocking(move || {
+        let storage = SqliteStorage::open(&data_dir.database())?;
+        let vault = Vault::new(&data_dir.key_encryption_key()?);
+        let engine = Engine::new().map_err(anyhow::Error::from).context("starting the engine")?;
+        let policy = ActivePolicy::load(&engine, bytes.as_deref()).context("loading the policy")?;
+        Ok::<_, anyhow::Error>((storage, vault, policy))
+    })
+    .await??;
+    Ok(Host::start(Parts {
+        storage: Arc::new(storage),
+        policy: Arc::new(policy),
+        vault,
+        clock: Clock::system(),
+        gate,
+        upstream,
+    }))
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listening on {flag} {address}"))
+}
+
+/// Opens the socket on which the command line calls. Only its owner can open
+/// it, as it lies in a folder that only its owner can enter.
+fn bind_socket(data_dir: &DataDir) -> Result<UnixListener> {
+    let path = data_dir.socket();
+    // Left by a host that was killed: the lock says that none runs.
+    let _ = std::fs::remove_file(&path);
+    let socket = UnixListener::bind(&path)
+        .with_context(|| format!("listening on the socket `{}`", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(socket)
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Tells a person what is there and what to do next.
+async fn welcome(
+    args: &ServeArgs,
+    host: &Host,
+    data_dir: &DataDir,
+    gate: SocketAddr,
+    admin: SocketAddr,
+    internal: SocketAddr,
+    is_new: bool,
+) -> Result<()> {
+    let backend = match &args.upstream {
+        Some(_) => "your API",
+        None => "the simulated API",
+    };
+    let folder = std::fs::canonicalize(&args.data_dir).unwrap_or(args.data_dir.clone());
+    println!("Wardkey {} is serving.", env!("CARGO_PKG_VERSION"));
+    println!();
+    println!("  gate      http://{gate}{}  in front of {backend}", args.gate_prefix);
+    println!("  admin     http://{admin}  needs the operator credential");
+    println!("  internal  http://{internal}  verify, metrics, health");
+    println!("  data      {}", folder.display());
+    println!("  operator  {}", data_dir.operator_file().display());
+    println!();
+    if let Some(key) = first_key(host).await? {
+        println!("{}", if is_new { "Your first request:" } else { "A request:" });
+        println!();
+        println!("  curl http://{gate}/v1/balance -u {}:", shown(args, host, &key).await?);
+        println!();
+    }
+    Ok(())
+}
+
+/// Returns the secret test key that came with the first account.
+async fn first_key(host: &Host) -> Result<Option<KeyRecord>> {
+    let filter =
+        KeyFilter { mode: Some(Mode::Test), limit: crate::keys::MAX_LIST, ..KeyFilter::default() };
+    let keys = host.storage.list_keys(filter).await?;
+    // By its permissions and not its kind: which kinds there are is the
+    // policy's to say.
+    Ok(keys.into_iter().rev().find(|key| key.permissions == "*" && key.sealed_secret.is_some()))
+}
+
+/// Returns the secret if a person is looking, and otherwise what shows it: the
+/// output of a service ends in a log.
+async fn shown(args: &ServeArgs, host: &Host, key: &KeyRecord) -> Result<String> {
+    if std::io::stdout().is_terminal() {
+        let (_, secret) = host.keys().reveal(&key.id).await?;
+        return Ok(secret.expose().to_owned());
+    }
+    let program = std::env::current_exe().unwrap_or_else(|_| "wardkey".into());
+    Ok(format!(
+        "\"$('{}' keys reveal {} --data-dir '{}')\"",
+        program.display(),
+        key.id,
+        args.data_dir.display(),
+    ))
+}

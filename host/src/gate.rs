@@ -1,0 +1,388 @@
+//! The gate: a request comes in, the policy decides, the request is served or
+//! refused.
+//!
+//! [`Gate::answer`] reads as the life of a request. What it hands to the
+//! backend is a [`Permit`], and there is no other way to get one.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use ipnet::IpNet;
+
+use crate::{
+    cache::Cache,
+    client_address::client_address,
+    clock::Clock,
+    credential::presented_secret,
+    decide::{Decided, Decider},
+    engine::contract::{Decision, Grant, Request as Question},
+    error::{AnsweredCode, ApiError},
+    hygiene,
+    keys::{self, Keys},
+    metrics::{Metrics, Outcome},
+    path::check_path,
+    question,
+    request_log::RequestLog,
+    scrub::scrub,
+    secret::{Brand, Digest, Presented, mint_id},
+    server::Peer,
+    simulated::{Caller, Simulated},
+    storage::{LogEntry, Mode},
+    upstream::Upstream,
+    usage::UsageMarks,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const STRIPE_VERSION: HeaderName = HeaderName::from_static("stripe-version");
+const STRIPE_NOTICE: HeaderName = HeaderName::from_static("stripe-notice");
+const STRIPE_CONTEXT: HeaderName = HeaderName::from_static("stripe-context");
+const STRIPE_ACCOUNT: HeaderName = HeaderName::from_static("stripe-account");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The longest path that is kept in the log where no template is known, in
+/// bytes.
+const MAX_LOGGED_PATH_BYTES: usize = 200;
+
+/// The longest value of a header that the policy is told, in bytes. The longest
+/// context has four ids of thirty.
+const MAX_HEADER_BYTES: usize = 256;
+
+/// What is logged as the status where the client went away before there was an
+/// answer. No such status is ever sent; nginx writes the same.
+const CLIENT_GONE: u16 = 499;
+
+/// The route at which a key learns what it is.
+const SELF_PATH: &str = "/v2/iam/api_keys/self";
+
+/// What serves the requests that were let through.
+pub enum Backend {
+    /// The built-in simulated API.
+    Simulated(Simulated),
+    /// The operator's API.
+    Upstream(Upstream),
+}
+
+/// What the operator set for the gate.
+#[derive(Clone, Debug)]
+pub struct GateConfig {
+    /// The start of the paths that it serves, such as `/v1/`.
+    pub prefix: String,
+    /// The mark before every secret of this host.
+    pub brand: Option<Brand>,
+    /// Who may say on whose behalf a request comes.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether endpoints that the catalogue does not list may be called.
+    pub allow_unlisted: bool,
+}
+
+/// The gate and everything that it asks.
+pub struct Gate {
+    /// What the operator set.
+    pub config: GateConfig,
+    /// Decides.
+    pub decider: Arc<Decider>,
+    /// Is told what a request changes for the next decision.
+    pub cache: Arc<Cache>,
+    /// Tells a key about itself.
+    pub keys: Arc<Keys>,
+    /// Serves.
+    pub backend: Backend,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Is told of every decision.
+    pub log: Arc<RequestLog>,
+    /// Is told of every use of a key.
+    pub usage: Arc<UsageMarks>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Proof that the policy let a request through. Made only by [`Gate::decide`].
+struct Permit {
+    grant: Grant,
+    /// What the cache knows the key by.
+    digest: Option<Digest>,
+}
+
+/// A request's entry in the log, which is written whatever becomes of it: also
+/// where the client goes away, and its future is dropped.
+struct Entry<'a> {
+    gate: &'a Gate,
+    entry: LogEntry,
+    outcome: Outcome,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.gate.metrics.answered(self.outcome, self.entry.status);
+        self.gate.log.record(self.entry.clone());
+    }
+}
+
+/// Answers one request. The only route of the gate's listener.
+pub async fn serve_request(State(gate): State<Arc<Gate>>, request: Request) -> Response {
+    gate.answer(request).await
+}
+
+impl Gate {
+    async fn answer(self: &Arc<Self>, mut request: Request) -> Response {
+        let at_ms = self.clock.now_ms();
+        let source = self.source(&request);
+        let version = request.headers().get(STRIPE_VERSION).cloned();
+        let request_id = mint_id("req_");
+        let mut entry = Entry {
+            gate: self,
+            outcome: Outcome::Denied,
+            entry: LogEntry {
+                at_ms,
+                request_id: request_id.clone(),
+                key_id: None,
+                account: None,
+                method: logged_method(request.method()),
+                path: String::new(),
+                status: CLIENT_GONE,
+                code: None,
+                source,
+                policy: String::new(),
+                decision_us: 0,
+            },
+        };
+
+        let mut response = match self.decide(&mut request, &mut entry).await {
+            Ok(permit) => self.serve(permit, &entry.entry, request).await,
+            Err(err) => err.into_response(),
+        };
+
+        entry.entry.status = response.status().as_u16();
+        let code = response.extensions_mut().remove();
+        entry.entry.code = code.and_then(|AnsweredCode(code)| code);
+        let headers = response.headers_mut();
+        if let Ok(request_id) = HeaderValue::try_from(request_id) {
+            headers.insert(REQUEST_ID, request_id);
+        }
+        if let Some(version) = version {
+            headers.entry(STRIPE_VERSION).or_insert(version);
+        }
+        response
+    }
+
+    fn source(&self, request: &Request) -> IpAddr {
+        // Without a peer there is no telling where a request comes from, and
+        // the unspecified address is in no sensible allowlist.
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |&Peer(address)| address);
+        let forwarded = request.headers().get_all(FORWARDED_FOR);
+        client_address(peer, forwarded.iter(), &self.config.trusted_proxies)
+    }
+
+    /// Decides about a request, and leaves it without what its backend must not
+    /// see.
+    async fn decide(
+        &self,
+        request: &mut Request,
+        entry: &mut Entry<'_>,
+    ) -> Result<Permit, ApiError> {
+        let path = request.uri().path();
+        if let Err(err) = check_path(path) {
+            // It may hold a secret in a spelling that the scrubber does not
+            // know.
+            entry.entry.path = "(invalid)".to_owned();
+            return Err(err.into());
+        }
+        // A secret that was put in the wrong place is no business of the
+        // policy's, or of the log's.
+        let path = scrub(path).into_owned();
+        entry.entry.path = path.chars().take(MAX_LOGGED_PATH_BYTES).collect();
+        if !path.starts_with(&self.config.prefix) && path != SELF_PATH {
+            let method = entry.entry.method.clone();
+            return Err(ApiError::NoRoute { method, path: entry.entry.path.clone() });
+        }
+        let secret = presented_secret(request.headers())?;
+        let brand = self.config.brand.as_ref();
+        let presented = secret.as_deref().map(|text| Presented::parse(text, brand));
+        let digest = match &presented {
+            Some(Presented::WellFormed { digest, .. }) => Some(*digest),
+            Some(Presented::Malformed { .. }) | None => None,
+        };
+        // What a `Connection` header names does not go upstream, so it must not
+        // be decided by either: the headers are cleaned first.
+        let mut headers = request.headers().clone();
+        hygiene::clean_request_headers(&mut headers);
+        let context = told(&headers, &STRIPE_CONTEXT)?;
+        let account = told(&headers, &STRIPE_ACCOUNT)?;
+        let api_version = told(&headers, &STRIPE_VERSION)?;
+        let question = Question {
+            credential: question::credential(presented.as_ref()),
+            method: request.method().as_str(),
+            path: &path,
+            source: question::source(entry.entry.source),
+            context: context.as_deref(),
+            account: account.as_deref(),
+            api_version: api_version.as_deref(),
+            now: entry.entry.at_ms / 1000,
+            attributes: question::attributes(self.config.allow_unlisted),
+        };
+
+        entry.outcome = Outcome::Failed;
+        let Decided { answer, policy, took_us, .. } = self.decider.decide(&question).await?;
+        self.metrics.decided(took_us);
+        let log = &mut entry.entry;
+        log.policy = policy.digest().to_hex();
+        log.decision_us = took_us;
+        let (permit, endpoint) = match answer {
+            Decision::Allow(grant) => {
+                entry.outcome = Outcome::Allowed;
+                log.key_id = Some(grant.key.clone());
+                log.account = Some(grant.account.clone());
+                let endpoint = grant.endpoint.clone();
+                (Ok(Permit { grant, digest }), endpoint)
+            }
+            Decision::Deny(mut denial) => {
+                entry.outcome = Outcome::Denied;
+                log.key_id = denial.key.take();
+                let endpoint = denial.endpoint.take();
+                (Err(denial.into()), endpoint)
+            }
+        };
+        if let Some(endpoint) = endpoint {
+            log.path = endpoint;
+        }
+        drop(secret);
+        *request.headers_mut() = headers;
+        permit
+    }
+
+    /// Serves a request that was let through, and notes the use of its key.
+    async fn serve(
+        self: &Arc<Self>,
+        permit: Permit,
+        entry: &LogEntry,
+        request: Request,
+    ) -> Response {
+        let grant = &permit.grant;
+        let now = entry.at_ms / 1000;
+        if !has_class(grant, "money-movement") {
+            self.usage.mark(&grant.key, now, false);
+            return self.serve_by_backend(grant, entry, request).await;
+        }
+        // To its end, even if the client goes away: whether money moved must
+        // be noted, or the key's access is limited too early.
+        let this = Arc::clone(self);
+        let entry = entry.clone();
+        let served = tokio::spawn(async move {
+            let Permit { grant, digest } = permit;
+            let response = this.serve_by_backend(&grant, &entry, request).await;
+            // Only what was done counts: a refused transfer must not put off
+            // the day on which the key's access is limited.
+            let moved = response.status().is_success();
+            this.usage.mark(&grant.key, now, moved);
+            if let Some(digest) = digest
+                && moved
+            {
+                this.cache.money_moved(digest, now);
+            }
+            response
+        });
+        served.await.unwrap_or_else(|err| ApiError::Internal(err.into()).into_response())
+    }
+
+    async fn serve_by_backend(
+        &self,
+        grant: &Grant,
+        entry: &LogEntry,
+        request: Request,
+    ) -> Response {
+        let served = if request.uri().path() == SELF_PATH {
+            self.about_key(grant).await
+        } else {
+            match &self.backend {
+                Backend::Simulated(api) => {
+                    let caller = Caller {
+                        account: &grant.account,
+                        mode: grant.mode.into(),
+                        client_secret_required: needs_client_secret(grant),
+                    };
+                    Ok(api.serve(caller, entry.at_ms / 1000, request).await)
+                }
+                Backend::Upstream(upstream) => {
+                    upstream.send(identified(request, grant, entry)).await
+                }
+            }
+        };
+        let mut response = served.unwrap_or_else(IntoResponse::into_response);
+        for notice in &grant.notices {
+            if let Ok(notice) = HeaderValue::from_str(notice) {
+                response.headers_mut().append(STRIPE_NOTICE, notice);
+            }
+        }
+        response
+    }
+
+    async fn about_key(&self, grant: &Grant) -> Result<Response, ApiError> {
+        let key = self.keys.find(&grant.key).await?;
+        let view = keys::view(&key, None, self.clock.now());
+        Ok((StatusCode::OK, axum::Json(view)).into_response())
+    }
+}
+
+fn has_class(grant: &Grant, class: &str) -> bool {
+    grant.usage.split(' ').any(|one| one == class)
+}
+
+fn needs_client_secret(grant: &Grant) -> bool {
+    grant.attributes.iter().any(|(name, value)| name == "client-secret" && value == "required")
+}
+
+/// Adds to a request who it comes from. Last of all, so that nothing a client
+/// sends can look like it.
+fn identified(mut request: Request<Body>, grant: &Grant, entry: &LogEntry) -> Request<Body> {
+    let host = request.headers().get(header::HOST).cloned();
+    let headers = request.headers_mut();
+    let mut add = |name: &str, value: &str| {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    };
+    add("wardkey-key", &grant.key);
+    add("wardkey-account", &grant.account);
+    add("wardkey-mode", Mode::from(grant.mode).as_str());
+    add("wardkey-permissions", &grant.permissions);
+    for (name, value) in &grant.attributes {
+        add(&format!("wardkey-{name}"), value);
+    }
+    add("x-forwarded-for", &entry.source.to_string());
+    add("request-id", &entry.request_id);
+    if let Some(host) = host {
+        headers.insert("x-forwarded-host", host);
+    }
+    request
+}
+
+/// Returns a header that the policy is told, without secrets.
+fn told(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, ApiError> {
+    let invalid = |message: &str| ApiError::Invalid {
+        param: name.as_str().to_owned(),
+        message: message.to_owned(),
+    };
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(invalid("send this header once"));
+    }
+    let value = value.to_str().map_err(|_| invalid("use visible ASCII characters"))?;
+    if value.len() > MAX_HEADER_BYTES {
+        return Err(invalid("this value is too long"));
+    }
+    Ok(Some(scrub(value).into_owned()))
+}
+
+/// The method as it is logged: what a client makes up must not fill the log.
+fn logged_method(method: &Method) -> String {
+    let method = method.as_str();
+    if method.len() <= 16 { method.to_owned() } else { "(too long)".to_owned() }
+}

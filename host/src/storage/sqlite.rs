@@ -1,0 +1,672 @@
+//! Storage in one SQLite file.
+//!
+//! The file is in write-ahead mode and belongs to one process: the data
+//! directory's lock sees to that. One thread writes, and a few connections read
+//! meanwhile; see `connections`.
+//!
+//! # Invariants
+//!
+//! - Everything but the request log is on the disk before `Ok` is returned.
+//! - A record that does not decode is [`StorageError::Damaged`], never skipped
+//!   and never filled in: a key that lost its restrictions must not be used.
+
+use std::{error::Error, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ffi};
+
+use self::connections::{Durability, Readers, Writer};
+use super::{
+    AccountRecord, KeyFilter, KeyRecord, LogEntry, Mode, ObjectRecord, OrganizationRecord, Page,
+    Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
+};
+use crate::secret::Digest;
+
+mod connections;
+mod keys;
+mod log;
+mod migrations;
+mod objects;
+
+/// How many rows the request log holds: three weeks at one request every two
+/// seconds, or the last minutes of a busy host, in about 250 MB of disk. The
+/// oldest rows give way.
+const MAX_LOG_ROWS: u64 = 1_000_000;
+
+/// How many answers to repeated requests are kept, whatever their age: with
+/// bodies of a few kilobytes, some hundred megabytes of disk. The oldest give
+/// way.
+const MAX_ANSWERS: u64 = 100_000;
+
+/// How many connections read: enough that a long list holds up no look-up, few
+/// enough that their page caches (2 MiB each) do not count.
+const READERS: usize = 4;
+
+/// How long SQLite waits for a lock. This process never meets one; a person who
+/// looks into the file or backs it up may hold one for a moment.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How large the write-ahead log's file may stay, in bytes. It grows beyond this
+/// while a reader holds back a checkpoint, and is cut afterwards.
+const MAX_IDLE_WAL_BYTES: i64 = 64 * 1024 * 1024;
+
+/// The writer's page cache, in KiB: holds the parts of the index of the log that
+/// a batch writes to, so that it need not read them first.
+const WRITER_CACHE_KIB: i64 = 16 * 1024;
+
+/// Why a database cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A newer host has written it. Nothing was changed.
+    #[error(
+        "the database has schema version {found}, and this version of wardkey knows none \
+         after {known}: run the version that wrote it, or a newer one"
+    )]
+    Newer {
+        /// The schema version found.
+        found: i64,
+        /// The newest one that this host knows.
+        known: i64,
+    },
+    /// The file is something else. Nothing was changed.
+    #[error("the file is not a wardkey database")]
+    Foreign,
+    /// The file cannot be read or written.
+    #[error("the database cannot be opened")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(err: rusqlite::Error) -> Self {
+        match err.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::Foreign,
+            _ => Self::Unavailable(err.into()),
+        }
+    }
+}
+
+/// Storage in one SQLite file.
+///
+/// Dropping it waits for the writes that were handed over, and closes the file.
+pub struct SqliteStorage {
+    readers: Arc<Readers>,
+    writer: Writer,
+    bounds: Bounds,
+}
+
+/// The bounds of what would otherwise grow for ever. Smaller in tests.
+#[derive(Clone, Copy)]
+struct Bounds {
+    log_rows: u64,
+    answers: u64,
+}
+
+impl SqliteStorage {
+    /// Opens the database, makes it if the file is missing or empty, and brings
+    /// it to the newest schema. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Newer`](OpenError::Newer) and [`Foreign`](OpenError::Foreign) leave the
+    /// file as it was.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let bounds = Bounds { log_rows: MAX_LOG_ROWS, answers: MAX_ANSWERS };
+        Self::open_bounded(path, bounds)
+    }
+
+    fn open_bounded(path: &Path, bounds: Bounds) -> Result<Self, OpenError> {
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        migrations::check(&connection)?;
+        set_up_writer(&connection)?;
+        migrations::migrate(&mut connection)?;
+        let readers = (0..READERS)
+            .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            readers: Readers::new(readers),
+            writer: Writer::start(connection).map_err(|err| OpenError::Unavailable(err.into()))?,
+            bounds,
+        })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Connection) -> StorageResult<T> + Send + 'static,
+    ) -> StorageResult<T> {
+        self.readers.read(read).await
+    }
+
+    /// Writes, and waits for the disk.
+    async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&rusqlite::Transaction<'_>) -> StorageResult<T> + Send + 'static,
+    ) -> StorageResult<T> {
+        self.writer.write(Durability::Flushed, write).await
+    }
+}
+
+impl Drop for SqliteStorage {
+    fn drop(&mut self) {
+        // Before the writer: the last connection folds the write-ahead log into
+        // the file, which one that only reads cannot do.
+        self.readers.close();
+    }
+}
+
+#[async_trait]
+impl Storage for SqliteStorage {
+    async fn find_key_by_digest(&self, digest: Digest) -> StorageResult<Option<KeyRecord>> {
+        self.read(move |db| keys::find_by_digest(db, digest)).await
+    }
+
+    async fn find_key(&self, id: &str) -> StorageResult<Option<KeyRecord>> {
+        let id = id.to_owned();
+        self.read(move |db| keys::find_by_id(db, &id)).await
+    }
+
+    async fn list_keys(&self, filter: KeyFilter) -> StorageResult<Vec<KeyRecord>> {
+        self.read(move |db| keys::list(db, &filter)).await
+    }
+
+    async fn create_key(&self, key: KeyRecord) -> StorageResult<()> {
+        self.write(move |tx| keys::create(tx, &key)).await
+    }
+
+    async fn find_accounts(&self, ids: Vec<String>) -> StorageResult<Vec<Option<AccountRecord>>> {
+        self.read(move |db| {
+            // One view of all of them: an account and its platform belong together.
+            let view = db.transaction()?;
+            ids.iter().map(|id| keys::find_account(&view, id)).collect()
+        })
+        .await
+    }
+
+    async fn create_account(
+        &self,
+        account: AccountRecord,
+        keys: Vec<KeyRecord>,
+    ) -> StorageResult<()> {
+        self.write(move |tx| {
+            keys::create_account(tx, &account)?;
+            keys.iter().try_for_each(|key| keys::create(tx, key))
+        })
+        .await
+    }
+
+    async fn list_accounts(&self, limit: usize) -> StorageResult<Vec<AccountRecord>> {
+        self.read(move |db| keys::list_accounts(db, limit)).await
+    }
+
+    async fn create_organization(&self, organization: OrganizationRecord) -> StorageResult<()> {
+        self.write(move |tx| keys::create_organization(tx, &organization)).await
+    }
+
+    async fn find_organization(&self, id: &str) -> StorageResult<Option<OrganizationRecord>> {
+        let id = id.to_owned();
+        self.read(move |db| keys::find_organization(db, &id)).await
+    }
+
+    async fn set_organization(
+        &self,
+        account: &str,
+        organization: Option<&str>,
+    ) -> StorageResult<bool> {
+        let account = account.to_owned();
+        let organization = organization.map(str::to_owned);
+        self.write(move |tx| keys::set_organization(tx, &account, organization.as_deref())).await
+    }
+
+    async fn record_usage(&self, marks: Vec<UsageMark>) -> StorageResult<()> {
+        self.write(move |tx| keys::record_usage(tx, &marks)).await
+    }
+
+    async fn append_log(&self, entries: Vec<LogEntry>) -> StorageResult<()> {
+        let max_rows = self.bounds.log_rows;
+        self.writer.write(Durability::Relaxed, move |tx| log::append(tx, &entries, max_rows)).await
+    }
+
+    async fn recent_log(&self, key_id: Option<&str>, limit: usize) -> StorageResult<Vec<LogEntry>> {
+        let key_id = key_id.map(str::to_owned);
+        self.read(move |db| log::recent(db, key_id.as_deref(), limit)).await
+    }
+
+    async fn find_object(
+        &self,
+        account: &str,
+        mode: Mode,
+        id: &str,
+    ) -> StorageResult<Option<ObjectRecord>> {
+        let (account, id) = (account.to_owned(), id.to_owned());
+        self.read(move |db| objects::find(db, &account, mode, &id)).await
+    }
+
+    async fn list_objects(
+        &self,
+        account: &str,
+        mode: Mode,
+        collection: &str,
+        page: Page,
+    ) -> StorageResult<(Vec<ObjectRecord>, bool)> {
+        let (account, collection) = (account.to_owned(), collection.to_owned());
+        self.read(move |db| objects::list(db, &account, mode, &collection, &page)).await
+    }
+
+    async fn put_object(
+        &self,
+        account: &str,
+        mode: Mode,
+        object: ObjectRecord,
+    ) -> StorageResult<()> {
+        let account = account.to_owned();
+        self.write(move |tx| objects::put(tx, &account, mode, &object)).await
+    }
+
+    async fn delete_object(&self, account: &str, mode: Mode, id: &str) -> StorageResult<bool> {
+        let (account, id) = (account.to_owned(), id.to_owned());
+        self.write(move |tx| objects::delete(tx, &account, mode, &id)).await
+    }
+
+    async fn find_answer(
+        &self,
+        account: &str,
+        mode: Mode,
+        idempotency_key: &str,
+    ) -> StorageResult<Option<StoredAnswer>> {
+        let (account, idempotency_key) = (account.to_owned(), idempotency_key.to_owned());
+        self.read(move |db| objects::find_answer(db, &account, mode, &idempotency_key)).await
+    }
+
+    async fn keep_answer(
+        &self,
+        account: &str,
+        mode: Mode,
+        idempotency_key: &str,
+        now: u64,
+        answer: StoredAnswer,
+    ) -> StorageResult<()> {
+        let (account, idempotency_key) = (account.to_owned(), idempotency_key.to_owned());
+        let max_answers = self.bounds.answers;
+        self.write(move |tx| {
+            objects::keep_answer(tx, &account, mode, &idempotency_key, now, &answer, max_answers)
+        })
+        .await
+    }
+
+    async fn ping(&self) -> StorageResult<()> {
+        // A page of the file, so that a disk that went away is noticed.
+        self.read(|db| Ok(db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?))
+            .await
+    }
+}
+
+fn connect(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
+    // No mutex: each connection is used by one thread at a time, which the
+    // compiler checks. Created if missing only by the one that writes.
+    let mut flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if access.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+    }
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // More than there are different statements, so that none is compiled twice.
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn set_up_writer(connection: &Connection) -> Result<(), OpenError> {
+    let journal: String =
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if journal != "wal" {
+        // Network file systems lack the shared memory that readers need.
+        let reason = "the file system does not support write-ahead logging";
+        return Err(OpenError::Unavailable(reason.into()));
+    }
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // On macOS an ordinary flush stops at the drive's cache. No effect elsewhere.
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "journal_size_limit", MAX_IDLE_WAL_BYTES)?;
+    // Negative means KiB.
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    Ok(())
+}
+
+type Source = Box<dyn Error + Send + Sync>;
+
+/// Everything that SQLite reports and that is not told apart below.
+impl From<rusqlite::Error> for StorageError {
+    fn from(err: rusqlite::Error) -> Self {
+        unavailable(err)
+    }
+}
+
+fn unavailable(source: impl Into<Source>) -> StorageError {
+    StorageError::Unavailable(source.into())
+}
+
+/// The error of a row that does not decode. Its first column is its id.
+fn damaged(row: &Row<'_>, source: Source) -> StorageError {
+    StorageError::Damaged { id: row.get(0).unwrap_or_default(), source }
+}
+
+fn insert_error(id: &str, err: rusqlite::Error) -> StorageError {
+    match err.sqlite_error().map(|err| err.extended_code) {
+        Some(ffi::SQLITE_CONSTRAINT_UNIQUE) => StorageError::Exists { id: id.to_owned() },
+        _ => err.into(),
+    }
+}
+
+/// SQLite's integers are signed. What does not fit is a time after the end of
+/// the sun or a limit beyond all rows: the largest number means the same.
+fn to_sql_int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn sql_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn digest_to_sql(digest: Digest) -> [u8; 32] {
+    let (a, b, c, d) = digest.to_words();
+    let mut bytes = [0; 32];
+    for (part, word) in bytes.chunks_exact_mut(8).zip([a, b, c, d]) {
+        part.copy_from_slice(&word.to_be_bytes());
+    }
+    bytes
+}
+
+fn digest_from_sql(bytes: [u8; 32]) -> Digest {
+    let mut words = [0; 4];
+    for (word, part) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_be_bytes(*part);
+    }
+    let [a, b, c, d] = words;
+    Digest::from_words((a, b, c, d))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::storage::contract::{self, entry, key};
+
+    const SMALL: Bounds = Bounds { log_rows: 10, answers: 10 };
+
+    fn empty() -> (Arc<dyn Storage>, TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Arc::new(open(&dir)), dir)
+    }
+
+    fn open(dir: &TempDir) -> SqliteStorage {
+        SqliteStorage::open(&dir.path().join("test.db")).unwrap()
+    }
+
+    /// Someone else's connection to the same file, which checks nothing.
+    fn intrude(dir: &TempDir) -> Connection {
+        let connection = Connection::open(dir.path().join("test.db")).unwrap();
+        connection.pragma_update(None, "ignore_check_constraints", true).unwrap();
+        connection
+    }
+
+    contract::storage_contract!(empty);
+
+    #[tokio::test]
+    async fn what_was_stored_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = open(&dir);
+        storage.create_key(key(1)).await.unwrap();
+        storage.append_log(vec![entry(1, Some("key_1"))]).await.unwrap();
+        drop(storage);
+        let names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(names, ["test.db"], "the write-ahead log is folded in");
+
+        let storage = open(&dir);
+        assert_eq!(storage.find_key("key_1").await.unwrap(), Some(key(1)));
+        let log = storage.recent_log(None, 9).await.unwrap();
+        assert_eq!(log, [entry(1, Some("key_1"))]);
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_caller_has_gone_runs_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = open(&dir);
+        let mut create = storage.create_key(key(1));
+        // Polled once, it is handed over; then its caller loses interest.
+        let waker = std::task::Waker::noop();
+        let polled = create.as_mut().poll(&mut std::task::Context::from_waker(waker));
+        assert!(polled.is_pending());
+        drop(create);
+        drop(storage);
+        let found = open(&dir).find_key("key_1").await.unwrap();
+        assert_eq!(found, Some(key(1)));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_rolled_back_and_stops_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = open(&dir);
+        let panicked: StorageResult<()> = storage
+            .write(|tx| {
+                keys::create(tx, &key(1)).unwrap();
+                panic!("a bug");
+            })
+            .await;
+        assert!(matches!(panicked, Err(StorageError::Unavailable(_))));
+        for _ in 0..=READERS {
+            let panicked: StorageResult<()> = storage.read(|_| panic!("a bug")).await;
+            assert!(matches!(panicked, Err(StorageError::Unavailable(_))));
+        }
+        assert_eq!(storage.find_key("key_1").await.unwrap(), None);
+        storage.create_key(key(1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_read_does_not_wait_for_a_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Arc::new(open(&dir));
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let (started, starting) = tokio::sync::oneshot::channel();
+        let writing = Arc::clone(&storage);
+        let write = tokio::spawn(async move {
+            writing
+                .write(move |tx| {
+                    keys::create(tx, &key(1))?;
+                    started.send(()).unwrap();
+                    wait.recv().unwrap();
+                    Ok(())
+                })
+                .await
+        });
+        starting.await.unwrap();
+        assert_eq!(storage.find_key("key_1").await.unwrap(), None);
+        go_on.send(()).unwrap();
+        write.await.unwrap().unwrap();
+        assert_eq!(storage.find_key("key_1").await.unwrap(), Some(key(1)));
+    }
+
+    #[test]
+    fn only_a_database_of_ours_is_opened() {
+        let rows = [
+            ("PRAGMA user_version = 99", "newer"),
+            ("PRAGMA application_id = 7", "foreign"),
+            ("PRAGMA application_id = 0", "foreign"),
+        ];
+        for (sql, expected) in rows {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("test.db");
+            drop(SqliteStorage::open(&path).unwrap());
+            Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+            let before = std::fs::read(&path).unwrap();
+            let found = match SqliteStorage::open(&path).err() {
+                Some(OpenError::Newer { found: 99, .. }) => "newer",
+                Some(OpenError::Foreign) => "foreign",
+                other => panic!("{sql}: {other:?}"),
+            };
+            assert_eq!(found, expected, "{sql}");
+            assert_eq!(std::fs::read(&path).unwrap(), before, "{sql}: unchanged");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_foreign() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.db");
+        let text = "dear diary, ".repeat(1_000);
+        std::fs::write(&path, &text).unwrap();
+        let refused = SqliteStorage::open(&path).err();
+        assert!(matches!(refused, Some(OpenError::Foreign)), "{refused:?}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        let folder = SqliteStorage::open(dir.path()).err();
+        assert!(matches!(folder, Some(OpenError::Unavailable(_))));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_key_is_reported_by_its_id() {
+        let rows = [
+            "mode = 'prod'",
+            "digest = x'00'",
+            "created_at = -1",
+            "ends_at = -1",
+            "attributes = '{'",
+            "attributes = '[[\"only a name\"]]'",
+            "ipv4_networks = '10.0.0.0'",
+            "ipv4_networks = '10.0.0.0/33'",
+            "ipv4_networks = '10.0.0/8'",
+            "ipv4_networks = x'ff'",
+            "permissions = CAST(x'ff' AS TEXT)",
+        ];
+        for damage in rows {
+            let dir = tempfile::tempdir().unwrap();
+            let storage = open(&dir);
+            storage.create_key(key(1)).await.unwrap();
+            let sql = format!("UPDATE keys SET {damage}");
+            if let Err(err) = intrude(&dir).execute_batch(&sql) {
+                // STRICT refuses it, so that it cannot be met.
+                assert!(damage.ends_with("x'ff'"), "{damage}: {err}");
+                continue;
+            }
+            let all = KeyFilter { limit: 9, ..KeyFilter::default() };
+            for result in
+                [storage.find_key("key_1").await.map(drop), storage.list_keys(all).await.map(drop)]
+            {
+                match result {
+                    Err(StorageError::Damaged { id, .. }) => assert_eq!(id, "key_1", "{damage}"),
+                    other => panic!("{damage}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_stays_within_its_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.db");
+        let storage = SqliteStorage::open_bounded(&path, SMALL).unwrap();
+        let mut number = 0;
+        for batch in [4, 6, 1, 25, 3] {
+            let entries = (0..batch).map(|_| {
+                number += 1;
+                entry(number, Some("key_1"))
+            });
+            storage.append_log(entries.collect()).await.unwrap();
+            let log = storage.recent_log(Some("key_1"), 99).await.unwrap();
+            assert_eq!(log.len() as u64, number.min(SMALL.log_rows));
+            assert_eq!(log[0].request_id, format!("req_{number}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_stay_within_their_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.db");
+        let storage = SqliteStorage::open_bounded(&path, SMALL).unwrap();
+        let answer = StoredAnswer { request_digest: key(1).digest, status: 200, body: Vec::new() };
+        for number in 0..15 {
+            let key = number.to_string();
+            storage.keep_answer("acct_1", Mode::Test, &key, 0, answer.clone()).await.unwrap();
+        }
+        for (number, expected) in [("4", None), ("5", Some(answer))] {
+            let found = storage.find_answer("acct_1", Mode::Test, number).await;
+            assert_eq!(found.unwrap(), expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_digest_survives_the_way_through_sql() {
+        let digest = Digest::of("secret");
+        assert_eq!(digest_from_sql(digest_to_sql(digest)), digest);
+        let hex: String = digest_to_sql(digest).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, digest.to_hex());
+    }
+
+    #[tokio::test]
+    async fn a_key_is_found_in_every_block_of_the_log() {
+        let (storage, _dir) = empty();
+        let entries = (1..50_000).map(|number| match number % 10_000 {
+            0 => entry(number, Some("key_1")),
+            _ => entry(number, Some("key_2")),
+        });
+        storage.append_log(entries.collect()).await.unwrap();
+        for (limit, expected) in [(9, &[4, 3, 2, 1][..]), (3, &[4, 3, 2]), (0, &[])] {
+            let found = storage.recent_log(Some("key_1"), limit).await.unwrap();
+            let expected: Vec<_> =
+                expected.iter().map(|number| entry(number * 10_000, Some("key_1"))).collect();
+            assert_eq!(found, expected, "{limit}");
+        }
+    }
+
+    #[test]
+    fn a_look_up_by_key_uses_the_index() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(&dir));
+        let plan: String = intrude(&dir)
+            .query_row(
+                "EXPLAIN QUERY PLAN SELECT code FROM request_log \
+                 WHERE seq >> 14 = ?1 AND key_id = ?2 ORDER BY seq DESC LIMIT ?3",
+                [1, 2, 3],
+                |row| row.get(3),
+            )
+            .unwrap();
+        assert!(plan.contains("USING INDEX request_log_by_key (<expr>=? AND key_id=?)"), "{plan}");
+    }
+
+    /// `cargo test --release -- --ignored --nocapture rows_of_the_log`
+    #[tokio::test]
+    #[ignore = "measures, and takes seconds"]
+    async fn what_rows_of_the_log_cost() {
+        let policies = "5f".repeat(32);
+        for keys in [10, 100_000] {
+            let dir = tempfile::tempdir().unwrap();
+            let storage = open(&dir);
+            let mut spent = Vec::new();
+            for batch in 0..400_u64 {
+                let entries: Vec<_> = (0..4096)
+                    .map(|at| {
+                        let number = batch * 4096 + at;
+                        let key = (number * 7919) % keys;
+                        LogEntry {
+                            request_id: format!("req_{number:024}"),
+                            policy: policies.clone(),
+                            ..entry(number, Some(&format!("key_{key:024}")))
+                        }
+                    })
+                    .collect();
+                let start = std::time::Instant::now();
+                storage.append_log(entries).await.unwrap();
+                spent.push(start.elapsed() / 4096);
+            }
+            let bytes = std::fs::metadata(dir.path().join("test.db")).unwrap().len();
+            for part in spent.chunks(50) {
+                let mean = part.iter().sum::<Duration>() / part.len() as u32;
+                println!("{keys} keys: {mean:?} a row, worst {:?}", part.iter().max());
+            }
+            println!("{keys} keys: {} MB", bytes / 1_000_000);
+            let start = std::time::Instant::now();
+            let key = format!("key_{:024}", keys / 2);
+            let found = storage.recent_log(Some(&key), 100).await.unwrap().len();
+            println!("{keys} keys: {found} rows in {:?}", start.elapsed());
+        }
+    }
+}
