@@ -1,0 +1,294 @@
+//! A host for tests: real SQLite, the real component, real sockets on the
+//! loopback, and a clock that stands still until it is moved.
+
+// Each suite uses a part of it.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    reason = "each suite is a program of its own, and none uses all of it"
+)]
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
+use wardkey::{
+    active_policy::ActivePolicy,
+    api::internal::InternalAccess,
+    clock::Clock,
+    engine::{Engine, contract::lifecycle::Caller},
+    gate::GateConfig,
+    host::{Host, Parts},
+    keys::CreateKey,
+    secret::Secret,
+    server,
+    storage::{KeyRecord, Mode, SqliteStorage, Storage},
+    upstream::UpstreamUrl,
+    vault::{KeyEncryptionKey, Vault},
+};
+
+/// When every test begins: 2030-01-01T00:00:00Z.
+pub const NOON: u64 = 1_893_456_000;
+
+/// How long a test waits for an answer before it calls it missing. Not what is
+/// measured: answers take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Returns the engine that all tests of a binary share.
+pub fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine::new().unwrap())
+}
+
+/// How a host is started, if not as usual.
+pub struct Options {
+    /// The component to put in force.
+    pub policy: Option<Vec<u8>>,
+    /// The API behind the gate.
+    pub upstream: Option<SocketAddr>,
+    /// What the operator set for the gate.
+    pub gate: GateConfig,
+    /// Puts something between the host and its storage.
+    pub wrap: Box<dyn FnOnce(Arc<dyn Storage>) -> Arc<dyn Storage>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            policy: None,
+            upstream: None,
+            gate: GateConfig {
+                prefix: "/v1/".to_owned(),
+                brand: None,
+                trusted_proxies: Vec::new(),
+                allow_unlisted: false,
+            },
+            wrap: Box::new(|storage| storage),
+        }
+    }
+}
+
+/// A host that serves on the loopback. It stops when it is dropped.
+pub struct TestHost {
+    /// Where the gate listens.
+    pub gate: SocketAddr,
+    /// Where verify, metrics and health listen.
+    pub internal: SocketAddr,
+    /// The host itself.
+    pub host: Arc<Host>,
+    /// Its clock.
+    pub clock: Clock,
+    /// What it keeps, without what a test put before it.
+    pub storage: Arc<dyn Storage>,
+    /// The account that was made with it.
+    pub account: String,
+    /// The folder of its database.
+    pub dir: tempfile::TempDir,
+    runtime: Runtime,
+    stop: watch::Sender<bool>,
+}
+
+impl TestHost {
+    /// Starts a host as usual.
+    pub fn start() -> Self {
+        Self::start_with(Options::default())
+    }
+
+    /// Starts a host of one's own.
+    pub fn start_with(options: Options) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> =
+            Arc::new(SqliteStorage::open(&dir.path().join("wardkey.db")).unwrap());
+        let clock = Clock::by_hand(NOON);
+        let policy = Arc::new(ActivePolicy::load(engine(), options.policy.as_deref()).unwrap());
+        let parts = Parts {
+            storage: (options.wrap)(Arc::clone(&storage)),
+            policy,
+            vault: Vault::new(&KeyEncryptionKey::generate()),
+            clock: clock.clone(),
+            gate: options.gate,
+            upstream: options
+                .upstream
+                .map(|address| format!("http://{address}").parse::<UpstreamUrl>().unwrap()),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (host, gate, internal, account) = runtime.block_on(async {
+            let host = Host::start(parts);
+            let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let internal = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let at = (gate.local_addr().unwrap(), internal.local_addr().unwrap());
+            tokio::spawn(server::serve(gate, host.gate_router(), stopped.clone()));
+            let routes = host.internal_router(InternalAccess::Loopback);
+            tokio::spawn(server::serve(internal, routes, stopped));
+            let made = host.keys().create_account("Test".to_owned(), None, None).await;
+            (host, at.0, at.1, made.unwrap().0.id)
+        });
+        Self { gate, internal, host, clock, storage, account, dir, runtime, stop }
+    }
+
+    /// Runs a future to its end.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Makes a test key as its operator would.
+    pub fn key(&self, kind: &str, permissions: &[&str]) -> (KeyRecord, Secret) {
+        self.key_with(CreateKey {
+            kind: kind.to_owned(),
+            permissions: permissions.iter().map(|&name| name.to_owned()).collect(),
+            ..CreateKey::default()
+        })
+    }
+
+    /// Makes a key of this account as its operator would.
+    pub fn key_with(&self, wanted: CreateKey) -> (KeyRecord, Secret) {
+        let wanted = CreateKey {
+            account: wanted.account.or_else(|| Some(self.account.clone())),
+            name: "a key".to_owned(),
+            ..wanted
+        };
+        self.block_on(self.host.keys().create(&Caller::Operator, wanted)).unwrap()
+    }
+
+    /// Returns the secret of a default key, such as (`secret`, test).
+    pub fn default_secret(&self, kind: &str, mode: Mode) -> Secret {
+        self.block_on(async {
+            let filter = wardkey::storage::KeyFilter {
+                account: Some(self.account.clone()),
+                mode: Some(mode),
+                limit: 100,
+                ..Default::default()
+            };
+            let keys = self.storage.list_keys(filter).await.unwrap();
+            let key = keys.iter().find(|key| key.kind == kind && key.origin == "platform");
+            self.host.keys().reveal(&key.unwrap().id).await.unwrap().1
+        })
+    }
+
+    /// Sends a request with a key to the gate.
+    pub fn call(&self, method: &str, path: &str, secret: &str) -> Answer {
+        self.call_with(method, path, &[("Authorization", &format!("Bearer {secret}"))], "")
+    }
+
+    /// Sends a request with a form as its body to the gate.
+    pub fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        send(self.gate, method, path, headers, body)
+    }
+
+    /// Writes what the host has in memory to its database.
+    pub fn finish(&self) {
+        self.block_on(self.host.finish()).unwrap();
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status; 0 if the connection was closed without one.
+    pub status: u16,
+    /// The headers, their names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The body as it came.
+    pub body: String,
+}
+
+impl Answer {
+    /// Returns the body as JSON; null if it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+
+    /// Returns the error's code; empty if there is none.
+    pub fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Returns the error's message; empty if there is none.
+    pub fn message(&self) -> String {
+        self.json()["error"]["message"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// Sends a request whose target goes over the wire byte by byte, as no client
+/// library would let it.
+pub fn send(
+    to: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let mut request =
+        format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        request.push_str(&format!(
+            "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
+            body.len()
+        ));
+    }
+    request.push_str("\r\n");
+    request.push_str(body);
+    send_raw(to, request.as_bytes())
+}
+
+/// Sends bytes and reads what comes back until the connection is closed.
+pub fn send_raw(to: SocketAddr, request: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The host may answer, and close, before it has read all.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    parse(&String::from_utf8_lossy(&answer))
+}
+
+fn parse(answer: &str) -> Answer {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let headers: BTreeMap<String, String> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let chunked = headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked");
+    let body = if chunked { unchunk(body) } else { body.to_owned() };
+    Answer { status: status.unwrap_or_default(), headers, body }
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or_default();
+        if size == 0 {
+            break;
+        }
+        whole.push_str(&rest[..size.min(rest.len())]);
+        body = rest.get(size + 2..).unwrap_or_default();
+    }
+    whole
+}
