@@ -63,6 +63,16 @@ pub enum PresentedSecret<'a> {
     Decoded(Zeroizing<String>),
 }
 
+impl PresentedSecret<'_> {
+    /// Returns it free of the header, which can then be changed.
+    pub fn into_owned(self) -> PresentedSecret<'static> {
+        PresentedSecret::Decoded(match self {
+            Self::Borrowed(text) => Zeroizing::new(text.to_owned()),
+            Self::Decoded(text) => text,
+        })
+    }
+}
+
 impl Deref for PresentedSecret<'_> {
     type Target = str;
 

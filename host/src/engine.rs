@@ -78,15 +78,21 @@ pub enum LoadError {
     #[error("the component has {0} bytes, and at most {MAX_COMPONENT_BYTES} are read")]
     TooLarge(usize),
     /// It does not parse, validate or compile.
-    #[error("this is no valid component: {0:#}")]
+    #[error("this is no valid component: {}", causes(.0))]
     Invalid(wasmtime::Error),
     /// It asks for something that policies do not get.
     #[error("the component imports `{0}`, and a policy may import only `{STORAGE}`")]
     Import(String),
     /// Its types are not those of the contract, or it needs more than the host
     /// gives.
-    #[error("the component does not fit the contract: {0:#}")]
+    #[error("the component does not fit the contract: {}", causes(.0))]
     Contract(wasmtime::Error),
+}
+
+/// Says an error and what caused it, on one line. `{:#}` would spread the lists
+/// in it over many.
+fn causes(err: &wasmtime::Error) -> String {
+    err.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Why a call gave no answer. The host answers the request with an error.
@@ -216,6 +222,7 @@ impl Engine {
             lifecycle: lifecycle::GuestIndices::new(&pre).ok(),
             catalogue: catalogue::GuestIndices::new(&pre).ok(),
             explain: explain::GuestIndices::new(&pre).ok(),
+            name: Digest::of_bytes(bytes).to_hex().into(),
             digest: Digest::of_bytes(bytes),
             size_bytes: bytes.len(),
             pre,
@@ -227,6 +234,7 @@ impl Engine {
 pub struct Policy {
     pre: InstancePre<Call>,
     digest: Digest,
+    name: Arc<str>,
     size_bytes: usize,
     authorizer: authorizer::GuestIndices,
     lifecycle: Option<lifecycle::GuestIndices>,
@@ -244,6 +252,11 @@ impl Policy {
     /// Returns the SHA-256 digest of the component: what the policy is called.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// Returns the digest in hexadecimal, shared: every log entry holds it.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     /// Returns the size of the component in bytes.

@@ -4,21 +4,23 @@
 //! [`Gate::answer`] reads as the life of a request. What it hands to the
 //! backend is a [`Permit`], and there is no other way to get one.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{mem, net::IpAddr, sync::Arc};
 
 use axum::{
+    Router,
     body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use ipnet::IpNet;
+use tower::ServiceExt as _;
 
 use crate::{
     cache::Cache,
     client_address::client_address,
     clock::Clock,
-    credential::presented_secret,
+    credential::{PresentedSecret, presented_secret},
     decide::{Decided, Decider},
     engine::contract::{Decision, Grant, Request as Question},
     error::{AnsweredCode, ApiError},
@@ -65,6 +67,9 @@ pub enum Backend {
     Simulated(Simulated),
     /// The operator's API.
     Upstream(Upstream),
+    /// The operator's API, in the same process: for a service that embeds this
+    /// crate. It sees the same headers as an upstream does.
+    Router(Router),
 }
 
 /// What the operator set for the gate.
@@ -120,7 +125,21 @@ struct Entry<'a> {
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         self.gate.metrics.answered(self.outcome, self.entry.status);
-        self.gate.log.record(self.entry.clone());
+        // Its last breath: taken apart and not copied.
+        let entry = &mut self.entry;
+        self.gate.log.record(LogEntry {
+            at_ms: entry.at_ms,
+            request_id: mem::take(&mut entry.request_id),
+            key_id: entry.key_id.take(),
+            account: entry.account.take(),
+            method: mem::take(&mut entry.method),
+            path: mem::take(&mut entry.path),
+            status: entry.status,
+            code: entry.code.take(),
+            source: entry.source,
+            policy: entry.policy.take(),
+            decision_us: entry.decision_us,
+        });
     }
 }
 
@@ -148,7 +167,7 @@ impl Gate {
                 status: CLIENT_GONE,
                 code: None,
                 source,
-                policy: String::new(),
+                policy: None,
                 decision_us: 0,
             },
         };
@@ -202,7 +221,7 @@ impl Gate {
             let method = entry.entry.method.clone();
             return Err(ApiError::NoRoute { method, path: entry.entry.path.clone() });
         }
-        let secret = presented_secret(request.headers())?;
+        let secret = presented_secret(request.headers())?.map(PresentedSecret::into_owned);
         let brand = self.config.brand.as_ref();
         let presented = secret.as_deref().map(|text| Presented::parse(text, brand));
         let digest = match &presented {
@@ -211,11 +230,10 @@ impl Gate {
         };
         // What a `Connection` header names does not go upstream, so it must not
         // be decided by either: the headers are cleaned first.
-        let mut headers = request.headers().clone();
-        hygiene::clean_request_headers(&mut headers);
-        let context = told(&headers, &STRIPE_CONTEXT)?;
-        let account = told(&headers, &STRIPE_ACCOUNT)?;
-        let api_version = told(&headers, &STRIPE_VERSION)?;
+        hygiene::clean_request_headers(request.headers_mut());
+        let context = told(request.headers(), &STRIPE_CONTEXT)?;
+        let account = told(request.headers(), &STRIPE_ACCOUNT)?;
+        let api_version = told(request.headers(), &STRIPE_VERSION)?;
         let question = Question {
             credential: question::credential(presented.as_ref()),
             method: request.method().as_str(),
@@ -232,7 +250,7 @@ impl Gate {
         let Decided { answer, policy, took_us, .. } = self.decider.decide(&question).await?;
         self.metrics.decided(took_us);
         let log = &mut entry.entry;
-        log.policy = policy.digest().to_hex();
+        log.policy = Some(Arc::clone(policy.name()));
         log.decision_us = took_us;
         let (permit, endpoint) = match answer {
             Decision::Allow(grant) => {
@@ -252,8 +270,6 @@ impl Gate {
         if let Some(endpoint) = endpoint {
             log.path = endpoint;
         }
-        drop(secret);
-        *request.headers_mut() = headers;
         permit
     }
 
@@ -311,6 +327,10 @@ impl Gate {
                 }
                 Backend::Upstream(upstream) => {
                     upstream.send(identified(request, grant, entry)).await
+                }
+                Backend::Router(router) => {
+                    let answer = router.clone().oneshot(identified(request, grant, entry)).await;
+                    Ok(answer.unwrap_or_else(|err| match err {}))
                 }
             }
         };

@@ -33,8 +33,18 @@ pub struct Parts {
     pub clock: Clock,
     /// What the operator set for the gate.
     pub gate: GateConfig,
-    /// The API behind the gate; without one, the simulated API.
-    pub upstream: Option<UpstreamUrl>,
+    /// What serves the requests that were let through.
+    pub api: Api,
+}
+
+/// The API behind the gate.
+pub enum Api {
+    /// The built-in simulated API.
+    Simulated,
+    /// One that listens elsewhere.
+    Upstream(UpstreamUrl),
+    /// One in the same process.
+    Router(Router),
 }
 
 /// A host. Its listeners are the caller's to open.
@@ -59,7 +69,7 @@ impl Host {
     ///
     /// Outside of a tokio runtime.
     pub fn start(parts: Parts) -> Arc<Self> {
-        let Parts { storage, policy, vault, clock, gate: config, upstream } = parts;
+        let Parts { storage, policy, vault, clock, gate: config, api } = parts;
         let cache = Arc::new(Cache::new(Arc::clone(&storage)));
         let decider = Arc::new(Decider::new(Arc::clone(&policy), Arc::clone(&cache)));
         let keys = Arc::new(Keys {
@@ -79,9 +89,10 @@ impl Host {
             decider: Arc::clone(&decider),
             cache: Arc::clone(&cache),
             keys: Arc::clone(&keys),
-            backend: match upstream {
-                Some(url) => Backend::Upstream(Upstream::new(url)),
-                None => Backend::Simulated(Simulated::new(Arc::clone(&storage))),
+            backend: match api {
+                Api::Simulated => Backend::Simulated(Simulated::new(Arc::clone(&storage))),
+                Api::Upstream(url) => Backend::Upstream(Upstream::new(url)),
+                Api::Router(router) => Backend::Router(router),
             },
             clock: clock.clone(),
             log: Arc::clone(&log),

@@ -197,10 +197,10 @@ async fn write_batches(shared: Arc<Shared>) {
             // Seen together with the swap: nothing is queued after it.
             queue.is_closed
         };
-        for part in batch.chunks(MAX_BATCH_ENTRIES) {
-            write(&shared, part).await;
+        while !batch.is_empty() {
+            let part = batch.drain(..batch.len().min(MAX_BATCH_ENTRIES));
+            write(&shared, part.collect()).await;
         }
-        batch.clear();
 
         let dropped = shared.dropped.load(Ordering::Relaxed);
         if dropped > reported {
@@ -216,10 +216,10 @@ async fn write_batches(shared: Arc<Shared>) {
 
 /// Writes a batch, however long it takes; while the host stops, it takes a few
 /// attempts at most.
-async fn write(shared: &Shared, batch: &[LogEntry]) {
+async fn write(shared: &Shared, batch: Arc<[LogEntry]>) {
     let mut last_attempts = 0;
     loop {
-        let err = match shared.storage.append_log(batch.to_vec()).await {
+        let err = match shared.storage.append_log(Arc::clone(&batch)).await {
             Ok(()) => return shared.settle(batch.len(), &shared.written),
             Err(err) => err,
         };

@@ -13,7 +13,7 @@
 //!   returns `Ok`, or has not happened at all. The request log alone is
 //!   written without waiting for the disk.
 
-use std::{error::Error, net::IpAddr};
+use std::{error::Error, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -192,8 +192,9 @@ pub struct LogEntry {
     pub code: Option<String>,
     /// The client's address.
     pub source: IpAddr,
-    /// SHA-256 of the policy that decided, in hexadecimal.
-    pub policy: String,
+    /// SHA-256 of the policy that decided, in hexadecimal; `None` if it did not
+    /// come to that.
+    pub policy: Option<Arc<str>>,
     /// How long the decision took, in microseconds.
     pub decision_us: u32,
 }
@@ -306,7 +307,7 @@ pub trait Storage: Send + Sync + 'static {
     async fn record_usage(&self, marks: Vec<UsageMark>) -> StorageResult<()>;
 
     /// Appends to the request log and keeps it within its bound.
-    async fn append_log(&self, entries: Vec<LogEntry>) -> StorageResult<()>;
+    async fn append_log(&self, entries: Arc<[LogEntry]>) -> StorageResult<()>;
 
     /// Returns the newest entries of the request log, of one key or of all.
     async fn recent_log(&self, key_id: Option<&str>, limit: usize) -> StorageResult<Vec<LogEntry>>;

@@ -1,93 +1,206 @@
+//! What one decision costs: natively, in a fresh instance, in a reused one.
+//!
+//! `cargo bench --bench decision`. Times are the least of many batches, in
+//! microseconds; what counts is the ratio to the native rules in the same run.
+
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use wardkey::{
+    active_policy::STANDARD_POLICY,
+    engine::{
+        Engine,
+        contract::{
+            Credential, Ipv4Net, Key, Mode, Request, Source, WellFormedCredential,
+        },
+    },
+    facts::Facts,
+    secret::Digest,
+};
+use wardkey_policy::{Storage, authorize::authorize, contract as native};
+
+const NOW: u64 = 1_893_456_000;
+const BATCHES: u32 = 200;
+const CALLS: u32 = 500;
+
+/// A key, and its name in the table.
+struct Case {
+    name: &'static str,
+    permissions: String,
+    networks: u32,
+}
+
 fn main() {
-    let engine = wardkey::engine::Engine::with(|p| {
-        if let Ok(v) = std::env::var("KEEP") {
-            p.linear_memory_keep_resident(v.parse().unwrap());
+    // What `cargo test --benches` passes: run once, to see that it works.
+    let batches = if std::env::args().any(|arg| arg == "--test") { 1 } else { BATCHES };
+    let engine = Engine::new().expect("the engine starts");
+    let start = Instant::now();
+    let policy = engine.load(STANDARD_POLICY).expect("the standard policy loads");
+    println!(
+        "standard policy: {} bytes, compiled in {:.0} ms",
+        policy.size_bytes(),
+        start.elapsed().as_secs_f64() * 1e3
+    );
+
+    let permissions = policy.permissions().expect("the policy lists its permissions");
+    let mut many: Vec<&str> =
+        permissions.iter().map(|one| one.name.as_str()).take(149).collect();
+    many.push("charge_read");
+    many.sort_unstable();
+    many.dedup();
+    let cases = [
+        Case { name: "small key", permissions: "charge_read".to_owned(), networks: 0 },
+        Case { name: "150 permissions, 20 networks", permissions: many.join(" "), networks: 20 },
+    ];
+    println!("{:<30} {:>10} {:>10} {:>10} {:>14}", "", "native", "fresh", "reused", "fresh/native");
+    for case in &cases {
+        let digest = Digest::of("a secret");
+        let key = Arc::new(key(case));
+        let request = request(digest);
+
+        let native_storage = NativeStorage(native_key(&key));
+        let native_request = native_request(digest);
+        let native = least(batches, || {
+            black_box(authorize(black_box(&native_request), &native_storage));
+        });
+
+        let mut facts = Facts::default();
+        facts.add_key(digest, Some(Arc::clone(&key)));
+        let mut kept = Some(facts);
+        let fresh = least(batches, || {
+            let (facts, answer) = policy.authorize(&request, kept.take().unwrap_or_default());
+            kept = Some(facts);
+            black_box(answer).expect("the policy decides");
+        });
+
+        // An instance never frees, so each serves a batch of a few calls.
+        let mut reused = Duration::MAX;
+        for _ in 0..batches {
+            let mut facts = Facts::default();
+            facts.add_key(digest, Some(Arc::clone(&key)));
+            let mut instance = policy.reused(facts).expect("the policy is instantiated");
+            instance.authorize(&request).expect("the policy decides");
+            let start = Instant::now();
+            for _ in 0..20 {
+                black_box(instance.authorize(&request)).expect("the policy decides");
+            }
+            reused = reused.min(start.elapsed() / 20);
         }
-        if let Ok(v) = std::env::var("TKEEP") {
-            p.table_keep_resident(v.parse().unwrap());
+        println!(
+            "{:<30} {:>7.2} µs {:>7.2} µs {:>7.2} µs {:>13.1}x",
+            case.name,
+            native.as_secs_f64() * 1e6,
+            fresh.as_secs_f64() * 1e6,
+            reused.as_secs_f64() * 1e6,
+            fresh.as_secs_f64() / native.as_secs_f64(),
+        );
+    }
+}
+
+/// Returns the time of one call, in the batch that was disturbed least.
+fn least(batches: u32, mut call: impl FnMut()) -> Duration {
+    let batch = |call: &mut dyn FnMut()| {
+        let start = Instant::now();
+        for _ in 0..CALLS {
+            call();
         }
-        if std::env::var("SCAN").is_ok() {
-            p.pagemap_scan(wasmtime::Enabled::Auto);
-        }
-    })
-    .unwrap();
-    let bytes = std::fs::read(env!("WARDKEY_STANDARD_POLICY")).unwrap();
-    let t = std::time::Instant::now();
-    let policy = engine.load(&bytes).unwrap();
-    println!("load {:?} bytes {}", t.elapsed(), bytes.len());
-    use wardkey::engine::contract::{
-        Credential, Ipv4Net, Key, Mode, Request, Source, WellFormedCredential,
+        start.elapsed() / CALLS
     };
-    let digest = wardkey::secret::Digest::of("x");
-    let perms: String = if std::env::var("BIG").is_ok() {
-        policy
-            .permissions()
-            .unwrap()
-            .iter()
-            .take(150)
-            .map(|p| p.name.clone())
-            .collect::<Vec<_>>()
-            .join(" ")
-    } else {
-        "charge_read".into()
-    };
-    let n = if std::env::var("BIG").is_ok() { 20 } else { 0 };
-    let key = std::sync::Arc::new(Key {
-        id: "key_123456789012345678901234".into(),
-        account: "acct_123456789012345678901234".into(),
+    (0..batches).map(|_| batch(&mut call)).min().unwrap_or_default()
+}
+
+fn key(case: &Case) -> Key {
+    Key {
+        id: "key_0123456789abcdefghijklmn".to_owned(),
+        account: "acct_0123456789abcdefghijklmn".to_owned(),
         mode: Mode::Test,
-        kind: "restricted".into(),
-        origin: "user".into(),
-        created_at: 1,
+        kind: "restricted".to_owned(),
+        origin: "user".to_owned(),
+        created_at: NOW - 1000,
         ends_at: None,
         restored_at: None,
         money_moved_at: None,
-        permissions: perms,
-        connect_permissions: "".into(),
-        ipv4_nets: (0..n).map(|i| Ipv4Net { address: 10 + i, prefix_length: 32 }).collect(),
-        attributes: vec![],
-    });
-    let req = Request {
+        permissions: case.permissions.clone(),
+        connect_permissions: String::new(),
+        // The caller's is the last: the longest way.
+        ipv4_nets: (0..case.networks)
+            .map(|n| Ipv4Net { address: 0x0A00_0000 + case.networks - 1 - n, prefix_length: 32 })
+            .collect(),
+        attributes: Vec::new(),
+    }
+}
+
+fn request(digest: Digest) -> Request<'static> {
+    Request {
         credential: Credential::WellFormed(WellFormedCredential {
             prefix: "rk_test_",
-            masked: "rk_test_****************1234",
+            masked: "rk_test_**********************************abcd",
             digest: digest.to_words(),
         }),
         method: "GET",
-        path: "/v1/charges/ch_123",
-        source: Source::Ipv4(10),
+        path: "/v1/charges/ch_0123456789abcdefghijklmn",
+        source: Source::Ipv4(0x0A00_0000),
         context: None,
         account: None,
-        api_version: Some("2026-01-01"),
-        now: 1000,
+        api_version: Some("2026-10-28.endive"),
+        now: NOW,
         attributes: &[],
-    };
-    let mut facts = wardkey::facts::Facts::default();
-    facts.add_key(digest, Some(key.clone()));
-    let mut f = facts;
-    let mut best = std::time::Duration::MAX;
-    for _ in 0..300 {
-        let t = std::time::Instant::now();
-        const N: u32 = 500;
-        for _ in 0..N {
-            let (f2, r) = policy.authorize(&req, f);
-            f = f2;
-            let r = r.unwrap();
-            std::hint::black_box(&r);
-        }
-        best = best.min(t.elapsed() / N);
     }
-    println!("fresh best {best:?}");
-    println!("{:?}", policy.authorize(&req, f).1);
-    let mut facts = wardkey::facts::Facts::default();
-    facts.add_key(digest, Some(key));
-    let mut re = policy.reused(facts).unwrap();
-    for _ in 0..10 {
-        re.authorize(&req).unwrap();
+}
+
+struct NativeStorage(native::Key);
+
+impl Storage for NativeStorage {
+    fn find_key(&self, _: native::Digest) -> Option<native::Key> {
+        // The component gets a copy of its own, so the native rules do too.
+        Some(self.0.clone())
     }
-    let t = std::time::Instant::now();
-    for _ in 0..30 {
-        re.authorize(&req).unwrap();
+
+    fn find_accounts(&self, _: &[String]) -> Vec<Option<native::Account>> {
+        Vec::new()
     }
-    println!("reused {:?}", t.elapsed() / 30);
+}
+
+fn native_key(key: &Key) -> native::Key {
+    native::Key {
+        id: key.id.clone(),
+        account: key.account.clone(),
+        mode: native::Mode::Test,
+        kind: key.kind.clone(),
+        origin: key.origin.clone(),
+        created_at: key.created_at,
+        ends_at: key.ends_at,
+        restored_at: key.restored_at,
+        money_moved_at: key.money_moved_at,
+        permissions: key.permissions.clone(),
+        connect_permissions: key.connect_permissions.clone(),
+        ipv4_nets: key
+            .ipv4_nets
+            .iter()
+            .map(|net| native::Ipv4Net { address: net.address, prefix_length: net.prefix_length })
+            .collect(),
+        attributes: Vec::new(),
+    }
+}
+
+fn native_request(digest: Digest) -> native::Request {
+    let request = request(digest);
+    native::Request {
+        credential: native::Credential::WellFormed(native::WellFormedCredential {
+            prefix: "rk_test_".to_owned(),
+            masked: "rk_test_**********************************abcd".to_owned(),
+            digest: digest.to_words(),
+        }),
+        method: request.method.to_owned(),
+        path: request.path.to_owned(),
+        source: native::Source::Ipv4(0x0A00_0000),
+        context: None,
+        account: None,
+        api_version: request.api_version.map(str::to_owned),
+        now: request.now,
+        attributes: Vec::new(),
+    }
 }

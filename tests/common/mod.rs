@@ -25,12 +25,11 @@ use wardkey::{
     clock::Clock,
     engine::{Engine, contract::lifecycle::Caller},
     gate::GateConfig,
-    host::{Host, Parts},
+    host::{Api, Host, Parts},
     keys::CreateKey,
     secret::Secret,
     server,
     storage::{KeyRecord, Mode, SqliteStorage, Storage},
-    upstream::UpstreamUrl,
     vault::{KeyEncryptionKey, Vault},
 };
 
@@ -117,9 +116,10 @@ impl TestHost {
             vault: Vault::new(&KeyEncryptionKey::generate()),
             clock: clock.clone(),
             gate: options.gate,
-            upstream: options
-                .upstream
-                .map(|address| format!("http://{address}").parse::<UpstreamUrl>().unwrap()),
+            api: match options.upstream {
+                Some(address) => Api::Upstream(format!("http://{address}").parse().unwrap()),
+                None => Api::Simulated,
+            },
         };
         let (stop, stopped) = watch::channel(false);
         let (host, gate, internal, account) = runtime.block_on(async {

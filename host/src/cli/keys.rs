@@ -31,7 +31,7 @@ pub(super) async fn list(
         }
     }
     if args.json {
-        print::json(&Value::Array(keys));
+        print::json(&Value::Array(keys))?;
         return Ok(Exit::Fine);
     }
     let rows: Vec<Vec<String>> = keys
@@ -51,7 +51,7 @@ pub(super) async fn list(
             ]
         })
         .collect();
-    print::table(&["ID", "KIND", "MODE", "STATUS", "KEY", "NAME", "LAST USED"], &rows);
+    print::table(&["ID", "KIND", "MODE", "STATUS", "KEY", "NAME", "LAST USED"], &rows)?;
     Ok(Exit::Fine)
 }
 
@@ -70,13 +70,13 @@ pub(super) async fn create(operator: &Operator, args: CreateArgs) -> Result<Exit
     let key = operator.post("/v2/iam/api_keys", &wanted).await?;
     operator.finish().await?;
     if args.host.json {
-        print::json(&key);
+        print::json(&key)?;
     } else {
         eprintln!("Made {} ({}).", print::text(&key, "id"), print::text(&key, "name"));
         if key["livemode"] == true && key["type"] == "secret_key" {
             eprintln!("Keep the secret now: it is not shown again.");
         }
-        println!("{}", token(&key));
+        print::line(token(&key))?;
     }
     Ok(Exit::Fine)
 }
@@ -84,7 +84,7 @@ pub(super) async fn create(operator: &Operator, args: CreateArgs) -> Result<Exit
 pub(super) async fn show(operator: &Operator, args: &HostArgs, id: &str) -> Result<Exit> {
     let key = operator.get(&format!("/v2/iam/api_keys/{}", query(id))).await?;
     if args.json {
-        print::json(&key);
+        print::json(&key)?;
         return Ok(Exit::Fine);
     }
     for field in [
@@ -102,9 +102,9 @@ pub(super) async fn show(operator: &Operator, args: &HostArgs, id: &str) -> Resu
         "permissions",
         "connect_permissions",
     ] {
-        println!("{field:<20} {}", print::text(&key, field));
+        print::line(format_args!("{field:<20} {}", print::text(&key, field)))?;
     }
-    println!("{:<20} {}", "key", masked(&key));
+    print::line(format_args!("{:<20} {}", "key", masked(&key)))?;
     Ok(Exit::Fine)
 }
 
@@ -112,9 +112,9 @@ pub(super) async fn reveal(operator: &Operator, args: &HostArgs, id: &str) -> Re
     let path = format!("/v2/iam/api_keys/{}/reveal", query(id));
     let key = operator.post(&path, &Value::Null).await?;
     if args.json {
-        print::json(&key);
+        print::json(&key)?;
     } else {
-        println!("{}", token(&key));
+        print::line(token(&key))?;
     }
     Ok(Exit::Fine)
 }

@@ -1,7 +1,7 @@
 //! Asking a host as its operator: over its socket if it runs, else one of our
 //! own.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use axum::{
@@ -13,7 +13,10 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::net::UnixStream;
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep},
+};
 use tower::ServiceExt as _;
 
 use super::{HostArgs, serve};
@@ -21,8 +24,15 @@ use crate::{
     api::admin::AdminAccess,
     data_dir::{DataDir, DataDirError},
     gate::GateConfig,
-    host::Host,
+    host::{Api, Host},
 };
+
+/// How long to wait for who holds the data directory and does not answer: a
+/// host that starts, or another command.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often to look again.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The way to a host.
 pub(super) enum Operator {
@@ -42,12 +52,21 @@ pub(super) struct Refused {
 impl Operator {
     /// Finds the host of this data directory, or makes one.
     pub(super) async fn connect(args: &HostArgs) -> Result<Self> {
-        let path = args.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || DataDir::open(&path)).await?;
-        let data_dir = match opened {
-            Ok(data_dir) => Arc::new(data_dir),
-            Err(DataDirError::Locked { socket, .. }) => return Ok(Self::Socket(socket)),
-            Err(err) => return Err(err.into()),
+        let until = Instant::now() + LOCK_PATIENCE;
+        let data_dir = loop {
+            let path = args.data_dir.clone();
+            match tokio::task::spawn_blocking(move || DataDir::open(&path)).await? {
+                Ok(data_dir) => break Arc::new(data_dir),
+                // Held by a host, or for a moment by another command: that one
+                // has no socket.
+                Err(DataDirError::Locked { socket, .. }) => {
+                    if UnixStream::connect(&socket).await.is_ok() || Instant::now() >= until {
+                        return Ok(Self::Socket(socket));
+                    }
+                    sleep(LOCK_PAUSE).await;
+                }
+                Err(err) => return Err(err.into()),
+            }
         };
         let gate = GateConfig {
             prefix: serve::DEFAULT_GATE_PREFIX.to_owned(),
@@ -55,7 +74,8 @@ impl Operator {
             trusted_proxies: Vec::new(),
             allow_unlisted: false,
         };
-        let host = serve::start_host(&data_dir, args.policy.as_deref(), gate, None).await?;
+        let host =
+            serve::start_host(&data_dir, args.policy.as_deref(), gate, Api::Simulated).await?;
         let router = host.admin_router(AdminAccess::Socket);
         Ok(Self::Own { router, host, _data_dir: data_dir })
     }

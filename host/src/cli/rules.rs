@@ -38,16 +38,24 @@ pub(super) async fn verify(operator: &Operator, args: VerifyArgs) -> Result<Exit
     let answer = operator.post("/verify", &asked).await?;
     let allowed = answer["allowed"] == true;
     if args.host.json {
-        print::json(&answer);
+        print::json(&answer)?;
     } else {
         for step in answer["steps"].as_array().into_iter().flatten() {
             let mark = if step["passed"] == true { "ok" } else { "NO" };
-            println!("{mark}  {:<24} {}", print::text(step, "rule"), print::text(step, "detail"));
+            print::line(format_args!(
+                "{mark}  {:<24} {}",
+                print::text(step, "rule"),
+                print::text(step, "detail")
+            ))?;
         }
         if allowed {
-            println!("allowed: {} on {}", answer["key"], answer["account"]);
+            print::line(format_args!("allowed: {} on {}", answer["key"], answer["account"]))?;
         } else {
-            println!("denied: {} {}", answer["status"], print::text(&answer["error"], "message"));
+            print::line(format_args!(
+                "denied: {} {}",
+                answer["status"],
+                print::text(&answer["error"], "message")
+            ))?;
         }
     }
     Ok(if allowed { Exit::Fine } else { Exit::Denied })
@@ -62,10 +70,10 @@ pub(super) async fn permissions_for(
     let answer = operator.post("/v2/iam/permissions/resolve", &asked).await?;
     let unresolved = answer["unresolved_endpoints"].as_array().cloned().unwrap_or_default();
     if args.json {
-        print::json(&answer);
+        print::json(&answer)?;
     } else {
         for name in answer["permissions"].as_array().into_iter().flatten() {
-            println!("{}", name.as_str().unwrap_or_default());
+            print::line(name.as_str().unwrap_or_default())?;
         }
         for one in &unresolved {
             eprintln!("{}: {}", print::text(one, "endpoint"), print::text(one, "reason"));
@@ -78,7 +86,7 @@ pub(super) async fn list_permissions(operator: &Operator, args: &HostArgs) -> Re
     let answer = operator.get("/v2/iam/permissions").await?;
     let permissions = answer["data"].as_array().cloned().unwrap_or_default();
     if args.json {
-        print::json(&Value::Array(permissions));
+        print::json(&Value::Array(permissions))?;
         return Ok(Exit::Fine);
     }
     let cell = |one: &Value, field| print::text(one, field);
@@ -86,6 +94,6 @@ pub(super) async fn list_permissions(operator: &Operator, args: &HostArgs) -> Re
         .iter()
         .map(|one| vec![cell(one, "name"), cell(one, "category"), cell(one, "title")])
         .collect();
-    print::table(&["NAME", "CATEGORY", "TITLE"], &rows);
+    print::table(&["NAME", "CATEGORY", "TITLE"], &rows)?;
     Ok(Exit::Fine)
 }

@@ -9,16 +9,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
 };
 
-use super::Exit;
+use super::{Exit, print};
 use crate::{
     active_policy::ActivePolicy,
     api::{admin::AdminAccess, internal::InternalAccess},
@@ -26,7 +26,7 @@ use crate::{
     data_dir::{DataDir, DataDirError},
     engine::Engine,
     gate::GateConfig,
-    host::{Host, Parts},
+    host::{Api, Host, Parts},
     secret::{Brand, Digest},
     server,
     storage::{KeyFilter, KeyRecord, Mode, SqliteStorage},
@@ -40,6 +40,9 @@ pub(super) const DEFAULT_GATE_PREFIX: &str = "/v1/";
 /// What the first account is called until somebody gives it a name.
 const FIRST_ACCOUNT: &str = "Default account";
 
+/// What the welcome proposes to ask for.
+const FIRST_REQUEST: &str = "/v1/balance";
+
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
     /// The folder in which the host keeps everything.
@@ -47,7 +50,7 @@ pub(super) struct ServeArgs {
     data_dir: PathBuf,
     /// Makes the data directory. Without it, an empty or missing folder is
     /// refused: a disk that is not mounted looks the same.
-    #[arg(long, env = "WARDKEY_INIT")]
+    #[arg(long, env = "WARDKEY_INIT", value_parser = BoolishValueParser::new())]
     init: bool,
     /// Where the gate listens.
     #[arg(long, env = "WARDKEY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -94,7 +97,7 @@ pub(super) struct ServeArgs {
     policy: Option<PathBuf>,
     /// Lets keys without limits call endpoints that the catalogue does not
     /// list. Without it, nobody can.
-    #[arg(long, env = "WARDKEY_ALLOW_UNLISTED")]
+    #[arg(long, env = "WARDKEY_ALLOW_UNLISTED", value_parser = BoolishValueParser::new())]
     allow_unlisted: bool,
     /// A mark before every secret (`acme` makes `acme_sk_live_…`), so that who
     /// scans for leaked keys can tell yours from others'.
@@ -113,19 +116,21 @@ impl ServeArgs {
 
 pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     check(&args)?;
-    let (data_dir, is_new) = open_data_dir(&args).await?;
-    let data_dir = Arc::new(data_dir);
+    // What can be wrong is looked at before anything is made.
     let internal = match &args.internal_token_file {
         Some(file) => InternalAccess::Token(read_token(file)?),
         None => InternalAccess::Loopback,
     };
+    let (data_dir, is_new) = open_data_dir(&args).await?;
+    let data_dir = Arc::new(data_dir);
     let gate = GateConfig {
         prefix: args.gate_prefix.clone(),
         brand: args.brand.clone(),
         trusted_proxies: args.trusted_proxy.clone(),
         allow_unlisted: args.allow_unlisted,
     };
-    let host = start_host(&data_dir, args.policy.as_deref(), gate, args.upstream.clone()).await?;
+    let api = args.upstream.clone().map_or(Api::Simulated, Api::Upstream);
+    let host = start_host(&data_dir, args.policy.as_deref(), gate, api).await?;
     if is_new || host.storage.list_accounts(1).await?.is_empty() {
         host.keys().create_account(FIRST_ACCOUNT.to_owned(), None, None).await?;
     }
@@ -138,6 +143,8 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     let socket = bind_socket(&data_dir)?;
     let address = gate.local_addr()?;
     let (admin_at, internal_at) = (admin.local_addr()?, internal_listener.local_addr()?);
+    // From here on a signal means to finish first: until it is heard, it kills.
+    let signals = Signals::listen()?;
     let (stop, stopped) = watch::channel(false);
     let mut serving = JoinSet::new();
     serving.spawn(server::serve(gate, host.gate_router(), stopped.clone()));
@@ -146,9 +153,13 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     let routes = host.internal_router(internal);
     serving.spawn(server::serve(internal_listener, routes, stopped.clone()));
     serving.spawn(server::serve(socket, host.admin_router(AdminAccess::Socket), stopped));
-    welcome(&args, &host, &data_dir, address, admin_at, internal_at, is_new).await?;
+    let told = welcome(&args, &host, &data_dir, address, admin_at, internal_at, is_new).await;
+    if let Err(err) = told {
+        // It serves all the same.
+        tracing::warn!("the welcome was not printed: {err:#}");
+    }
 
-    wait_for_signal().await?;
+    signals.wait().await;
     tracing::info!("stopping: requests that run are finished, and the log is written");
     let _ = stop.send(true);
     while serving.join_next().await.is_some() {}
@@ -209,7 +220,7 @@ pub(super) async fn start_host(
     data_dir: &Arc<DataDir>,
     policy: Option<&Path>,
     gate: GateConfig,
-    upstream: Option<UpstreamUrl>,
+    api: Api,
 ) -> Result<Arc<Host>> {
     let bytes = match policy {
         Some(path) => {
@@ -218,12 +229,16 @@ pub(super) async fn start_host(
         }
         None => None,
     };
+    let loading = match policy {
+        Some(path) => format!("loading the policy `{}`", path.display()),
+        None => "loading the standard policy".to_owned(),
+    };
     let data_dir = Arc::clone(data_dir);
     let (storage, vault, policy) = tokio::task::spawn_blocking(move || {
         let storage = SqliteStorage::open(&data_dir.database())?;
         let vault = Vault::new(&data_dir.key_encryption_key()?);
         let engine = Engine::new().map_err(anyhow::Error::from).context("starting the engine")?;
-        let policy = ActivePolicy::load(&engine, bytes.as_deref()).context("loading the policy")?;
+        let policy = ActivePolicy::load(&engine, bytes.as_deref()).context(loading)?;
         Ok::<_, anyhow::Error>((storage, vault, policy))
     })
     .await??;
@@ -233,7 +248,7 @@ pub(super) async fn start_host(
         vault,
         clock: Clock::system(),
         gate,
-        upstream,
+        api,
     }))
 }
 
@@ -253,14 +268,26 @@ fn bind_socket(data_dir: &DataDir) -> Result<UnixListener> {
     Ok(socket)
 }
 
-async fn wait_for_signal() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that ask to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Tells a person what is there and what to do next.
@@ -277,20 +304,32 @@ async fn welcome(
         Some(_) => "your API",
         None => "the simulated API",
     };
-    let folder = std::fs::canonicalize(&args.data_dir).unwrap_or(args.data_dir.clone());
-    println!("Wardkey {} is serving.", env!("CARGO_PKG_VERSION"));
-    println!();
-    println!("  gate      http://{gate}{}  in front of {backend}", args.gate_prefix);
-    println!("  admin     http://{admin}  needs the operator credential");
-    println!("  internal  http://{internal}  verify, metrics, health");
-    println!("  data      {}", folder.display());
-    println!("  operator  {}", data_dir.operator_file().display());
-    println!();
+    let folder = absolute(&args.data_dir);
+    let operator = absolute(&data_dir.operator_file());
+    print::line(format_args!("Wardkey {} is serving.", env!("CARGO_PKG_VERSION")))?;
+    print::line("")?;
+    print::line(format_args!(
+        "  gate      http://{gate}{}  in front of {backend}",
+        args.gate_prefix
+    ))?;
+    print::line(format_args!("  admin     http://{admin}  needs the operator credential"))?;
+    print::line(format_args!("  internal  http://{internal}  verify, metrics, health"))?;
+    print::line(format_args!("  data      {}", folder.display()))?;
+    print::line(format_args!("  operator  {}", operator.display()))?;
+    print::line("")?;
+    // A prefix of one's own goes with a catalogue of one's own: what to ask
+    // there is not for us to know.
+    if !FIRST_REQUEST.starts_with(&args.gate_prefix) {
+        return Ok(());
+    }
     if let Some(key) = first_key(host).await? {
-        println!("{}", if is_new { "Your first request:" } else { "A request:" });
-        println!();
-        println!("  curl http://{gate}/v1/balance -u {}:", shown(args, host, &key).await?);
-        println!();
+        print::line(if is_new { "Your first request:" } else { "A request:" })?;
+        print::line("")?;
+        print::line(format_args!(
+            "  curl http://{gate}{FIRST_REQUEST} -u {}:",
+            shown(args, host, &key).await?
+        ))?;
+        print::line("")?;
     }
     Ok(())
 }
@@ -314,9 +353,18 @@ async fn shown(args: &ServeArgs, host: &Host, key: &KeyRecord) -> Result<String>
     }
     let program = std::env::current_exe().unwrap_or_else(|_| "wardkey".into());
     Ok(format!(
-        "\"$('{}' keys reveal {} --data-dir '{}')\"",
-        program.display(),
+        "\"$({} keys reveal {} --data-dir {})\"",
+        quoted(&program),
         key.id,
-        args.data_dir.display(),
+        quoted(&absolute(&args.data_dir)),
     ))
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Writes a path so that a shell reads it as one word.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }

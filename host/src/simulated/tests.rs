@@ -812,7 +812,7 @@ impl Storage for Memory {
         unreachable!()
     }
 
-    async fn append_log(&self, _: Vec<LogEntry>) -> StorageResult<()> {
+    async fn append_log(&self, _: Arc<[LogEntry]>) -> StorageResult<()> {
         unreachable!()
     }
 

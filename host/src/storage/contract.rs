@@ -113,7 +113,7 @@ pub(crate) fn entry(number: u64, key_id: Option<&str>) -> LogEntry {
         status: 200,
         code: None,
         source: IpAddr::from([203, 0, 113, 5]),
-        policy: "5f".repeat(32),
+        policy: Some("5f".repeat(32).into()),
         decision_us: 17,
     }
 }
@@ -313,9 +313,9 @@ pub(crate) async fn the_log_returns_the_newest_entries(storage: Shared) {
     };
     let [one, two, four] =
         [(1, "key_1"), (2, "key_2"), (4, "key_1")].map(|(n, id)| entry(n, Some(id)));
-    storage.append_log(vec![one.clone(), two.clone()]).await.unwrap();
-    storage.append_log(Vec::new()).await.unwrap();
-    storage.append_log(vec![bare.clone(), four.clone()]).await.unwrap();
+    storage.append_log([one.clone(), two.clone()].into()).await.unwrap();
+    storage.append_log([].into()).await.unwrap();
+    storage.append_log([bare.clone(), four.clone()].into()).await.unwrap();
 
     let all = [four.clone(), bare, two, one.clone()];
     assert_eq!(storage.recent_log(None, 9).await.unwrap(), all);

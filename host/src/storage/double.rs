@@ -91,9 +91,9 @@ impl Storage for GatedStorage {
         Ok(())
     }
 
-    async fn append_log(&self, entries: Vec<LogEntry>) -> StorageResult<()> {
+    async fn append_log(&self, entries: Arc<[LogEntry]>) -> StorageResult<()> {
         self.pass(entries.len()).await?;
-        self.log.lock().unwrap().extend(entries);
+        self.log.lock().unwrap().extend(entries.iter().cloned());
         Ok(())
     }
 

@@ -220,7 +220,7 @@ impl Storage for SqliteStorage {
         self.write(move |tx| keys::record_usage(tx, &marks)).await
     }
 
-    async fn append_log(&self, entries: Vec<LogEntry>) -> StorageResult<()> {
+    async fn append_log(&self, entries: Arc<[LogEntry]>) -> StorageResult<()> {
         let max_rows = self.bounds.log_rows;
         self.writer.write(Durability::Relaxed, move |tx| log::append(tx, &entries, max_rows)).await
     }
@@ -416,7 +416,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let storage = open(&dir);
         storage.create_key(key(1)).await.unwrap();
-        storage.append_log(vec![entry(1, Some("key_1"))]).await.unwrap();
+        storage.append_log([entry(1, Some("key_1"))].into()).await.unwrap();
         drop(storage);
         let names: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
@@ -648,13 +648,13 @@ mod tests {
                         let key = (number * 7919) % keys;
                         LogEntry {
                             request_id: format!("req_{number:024}"),
-                            policy: policies.clone(),
+                            policy: Some(policies.as_str().into()),
                             ..entry(number, Some(&format!("key_{key:024}")))
                         }
                     })
                     .collect();
                 let start = std::time::Instant::now();
-                storage.append_log(entries).await.unwrap();
+                storage.append_log(entries.into()).await.unwrap();
                 spent.push(start.elapsed() / 4096);
             }
             let bytes = std::fs::metadata(dir.path().join("test.db")).unwrap().len();

@@ -1,0 +1,318 @@
+//! What the gate costs over HTTP, its log on, against a bare axum handler and
+//! against the same handler with the rules native.
+//!
+//! `cargo bench --bench gate-cost`. Each server is a process of its own, so that its
+//! CPU time is its own; the load comes from this one, over kept connections.
+//! The servers take turns, several times over, and the median of the turns
+//! counts. On a machine with two cores, CPU per request is the steadier figure.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use tokio::{net::TcpListener, sync::watch};
+use wardkey::{
+    active_policy::ActivePolicy,
+    clock::Clock,
+    credential::presented_secret,
+    engine::{Engine, contract::lifecycle::Caller},
+    gate::GateConfig,
+    host::{Api, Host, Parts},
+    keys::CreateKey,
+    secret::Presented,
+    server,
+    storage::SqliteStorage,
+    vault::{KeyEncryptionKey, Vault},
+};
+use wardkey_policy::{Storage, authorize::authorize, contract as native};
+
+/// As in the program, for all servers alike.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const CONNECTIONS: usize = 16;
+const TURNS: usize = 5;
+const BODY: &str = r#"{"object":"list","data":[],"has_more":false,"url":"/v1/charges"}"#;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, flag, server] = args.as_slice()
+        && flag == "--serve"
+    {
+        return serve(server);
+    }
+    // What `cargo test --benches` passes: run once, to see that it works.
+    let quick = args.iter().any(|arg| arg == "--test");
+    let (turns, turn) =
+        if quick { (1, Duration::from_millis(100)) } else { (TURNS, Duration::from_secs(3)) };
+
+    let names = ["bare handler", "native rules", "gate"];
+    let servers: Vec<Server> = ["bare", "native", "gate"].into_iter().map(Server::start).collect();
+    println!("idle memory of the gate's process: {} MB", servers[2].memory_kb() / 1024);
+    let mut figures = vec![Vec::new(); servers.len()];
+    for _ in 0..turns {
+        for (server, figures) in servers.iter().zip(&mut figures) {
+            figures.push(server.load(turn));
+        }
+    }
+    let median = |values: Vec<f64>| {
+        let mut values = values;
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let rows: Vec<(f64, f64)> = figures
+        .iter()
+        .map(|figures| {
+            let rates = figures.iter().map(|figure: &Figure| figure.per_second).collect();
+            (median(rates), median(figures.iter().map(|figure| figure.cpu_us).collect()))
+        })
+        .collect();
+    println!(
+        "{:<14} {:>12} {:>8} {:>16} {:>8}",
+        "", "requests/s", "ratio", "CPU/request", "ratio"
+    );
+    for (name, (per_second, cpu_us)) in names.iter().zip(&rows) {
+        println!(
+            "{name:<14} {per_second:>12.0} {:>7.2}x {cpu_us:>13.1} µs {:>7.2}x",
+            per_second / rows[0].0,
+            cpu_us / rows[0].1,
+        );
+    }
+}
+
+/// What one turn of load showed.
+#[derive(Clone, Copy)]
+struct Figure {
+    per_second: f64,
+    cpu_us: f64,
+}
+
+/// A server in a process of its own.
+struct Server {
+    process: Child,
+    address: SocketAddr,
+    secret: String,
+}
+
+impl Server {
+    fn start(name: &str) -> Self {
+        let program = std::env::current_exe().expect("this program has a path");
+        let mut process = Command::new(program)
+            .args(["--serve", name])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let mut line = String::new();
+        let stdout = process.stdout.as_mut().expect("its output is ours");
+        BufReader::new(stdout).read_line(&mut line).expect("the server says where it listens");
+        let (address, secret) = line.trim().split_once(' ').expect("an address and a key");
+        Self { address: address.parse().expect("an address"), secret: secret.to_owned(), process }
+    }
+
+    fn load(&self, turn: Duration) -> Figure {
+        let request = format!(
+            "GET /v1/charges?limit=3 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+             Stripe-Version: 2026-10-28.endive\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n",
+            self.secret
+        );
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
+                let (address, request) = (self.address, request.clone());
+                thread::spawn(move || client(address, request.as_bytes(), &stop, &count))
+            })
+            .collect();
+        let (cpu, start) = (self.cpu(), Instant::now());
+        let before = count.load(Ordering::Relaxed);
+        thread::sleep(turn);
+        let served = (count.load(Ordering::Relaxed) - before) as f64;
+        let (cpu, elapsed) = (self.cpu() - cpu, start.elapsed());
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().expect("every request was answered 200");
+        }
+        Figure {
+            per_second: served / elapsed.as_secs_f64(),
+            cpu_us: cpu.as_secs_f64() * 1e6 / served,
+        }
+    }
+
+    /// Returns the CPU time that the process has used.
+    fn cpu(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.process.id());
+        let stat = std::fs::read_to_string(path).expect("the server runs");
+        let fields: Vec<&str> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 =
+            [fields[11], fields[12]].iter().filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        // Linux counts in hundredths of a second for every program.
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn memory_kb(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(path).expect("the server runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn client(address: SocketAddr, request: &[u8], stop: &AtomicBool, count: &AtomicU64) {
+    let mut stream = TcpStream::connect(address).expect("the server accepts");
+    stream.set_nodelay(true).expect("the socket takes options");
+    let mut answer = [0; 4096];
+    while !stop.load(Ordering::Relaxed) {
+        stream.write_all(request).expect("the server reads");
+        let mut read = 0;
+        // Every server answers with the same body, at the end of its answer.
+        while !answer[..read].ends_with(BODY.as_bytes()) {
+            let more = stream.read(&mut answer[read..]).expect("the server answers");
+            assert!(more > 0, "{}", String::from_utf8_lossy(&answer[..read]));
+            read += more;
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "a request was refused");
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn handler() -> Response {
+    ([("content-type", "application/json")], BODY).into_response()
+}
+
+#[tokio::main]
+async fn serve(server: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let (_stop, stopped) = watch::channel(false);
+    match server {
+        "bare" => {
+            println!("{address} none");
+            let router = Router::new().fallback(handler);
+            axum::serve(listener, router).await.expect("it serves");
+        }
+        "native" => {
+            let key = native_key();
+            let secret = wardkey::secret::Secret::generate(None, "rk_test_");
+            println!("{address} {}", secret.expose());
+            let rules = Arc::new(Rules { digest: secret.digest().to_words(), key });
+            let router = Router::new().fallback(native_gate).with_state(rules);
+            axum::serve(listener, router).await.expect("it serves");
+        }
+        _ => {
+            let dir = tempfile::tempdir().expect("a folder");
+            let storage = SqliteStorage::open(&dir.path().join("wardkey.db")).expect("storage");
+            let engine = Engine::new().expect("the engine starts");
+            let host = Host::start(Parts {
+                storage: Arc::new(storage),
+                policy: Arc::new(ActivePolicy::load(&engine, None).expect("the policy loads")),
+                vault: Vault::new(&KeyEncryptionKey::generate()),
+                clock: Clock::system(),
+                gate: GateConfig {
+                    prefix: "/v1/".to_owned(),
+                    brand: None,
+                    trusted_proxies: Vec::new(),
+                    allow_unlisted: false,
+                },
+                api: Api::Router(Router::new().fallback(handler)),
+            });
+            host.keys().create_account("Bench".to_owned(), None, None).await.expect("an account");
+            let wanted = CreateKey {
+                kind: "restricted".to_owned(),
+                name: "bench".to_owned(),
+                permissions: vec!["charge_read".to_owned()],
+                ..CreateKey::default()
+            };
+            let (_, secret) =
+                host.keys().create(&Caller::Operator, wanted).await.expect("a key");
+            println!("{address} {}", secret.expose());
+            server::serve(listener, host.gate_router(), stopped).await;
+        }
+    }
+}
+
+/// The rules natively behind one handler: what isolation is measured against.
+struct Rules {
+    digest: native::Digest,
+    key: native::Key,
+}
+
+impl Storage for Rules {
+    fn find_key(&self, digest: native::Digest) -> Option<native::Key> {
+        (digest == self.digest).then(|| self.key.clone())
+    }
+
+    fn find_accounts(&self, _: &[String]) -> Vec<Option<native::Account>> {
+        Vec::new()
+    }
+}
+
+async fn native_gate(State(rules): State<Arc<Rules>>, request: Request) -> Response {
+    let Ok(Some(secret)) = presented_secret(request.headers()) else {
+        return StatusCode::UNAUTHORIZED.into_response();
+    };
+    let credential = match Presented::parse(&secret, None) {
+        Presented::WellFormed { prefix, masked, digest } => {
+            native::Credential::WellFormed(native::WellFormedCredential {
+                prefix: prefix.to_owned(),
+                masked: masked.as_str().to_owned(),
+                digest: digest.to_words(),
+            })
+        }
+        Presented::Malformed { .. } => native::Credential::Absent,
+    };
+    let question = native::Request {
+        credential,
+        method: request.method().as_str().to_owned(),
+        path: request.uri().path().to_owned(),
+        source: native::Source::Ipv4(0),
+        context: None,
+        account: None,
+        api_version: None,
+        now: 1_893_456_000,
+        attributes: Vec::new(),
+    };
+    match authorize(&question, &*rules) {
+        native::Decision::Allow(_) => handler().await,
+        native::Decision::Deny(_) => StatusCode::FORBIDDEN.into_response(),
+    }
+}
+
+fn native_key() -> native::Key {
+    native::Key {
+        id: "key_0123456789abcdefghijklmn".to_owned(),
+        account: "acct_0123456789abcdefghijklmn".to_owned(),
+        mode: native::Mode::Test,
+        kind: "restricted".to_owned(),
+        origin: "user".to_owned(),
+        created_at: 1_893_456_000,
+        ends_at: None,
+        restored_at: None,
+        money_moved_at: None,
+        permissions: "charge_read".to_owned(),
+        connect_permissions: String::new(),
+        ipv4_nets: Vec::new(),
+        attributes: Vec::new(),
+    }
+}
