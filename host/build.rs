@@ -17,10 +17,16 @@ fn main() {
     for variable in component::VARIABLES {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    if let Some(catalogue) = env::var_os("WARDKEY_CATALOGUE") {
+    let catalogue = env::var_os("WARDKEY_CATALOGUE");
+    if let Some(catalogue) = &catalogue {
         println!("cargo::rerun-if-changed={}", root.join(catalogue).display());
     }
-    match component::build(&root, &out) {
+    let component = match component::ready(&root) {
+        Ok(None) => component::build(&root, &out, catalogue.as_deref()),
+        Ok(Some(ready)) => Ok(ready),
+        Err(err) => Err(err),
+    };
+    match component {
         Ok(component) => {
             println!("cargo::rustc-env=WARDKEY_STANDARD_POLICY={}", component.display())
         }

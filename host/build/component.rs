@@ -15,13 +15,15 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
+use wasm_encoder::{ExportSection, Module, RawSection};
+use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
 /// The environment variables that a build depends on.
@@ -41,16 +43,23 @@ const STACK_BYTES: usize = 8 * 1024;
 /// half a microsecond and more. Data that outgrows it fails the build.
 const INITIAL_MEMORY_BYTES: usize = 64 * 1024;
 
-/// Builds the component into `out` and returns its path. `root` is the
-/// workspace.
-pub(crate) fn build(root: &Path, out: &Path) -> Result<PathBuf> {
-    if let Some(ready) = env::var_os("WARDKEY_POLICY_WASM") {
-        let ready = root.join(ready);
-        let found = ready.is_file();
-        return if found { Ok(ready) } else { bail!("WARDKEY_POLICY_WASM names no file") };
+/// Returns the ready component that `WARDKEY_POLICY_WASM` names, if it is set.
+/// `root` is the workspace.
+pub(crate) fn ready(root: &Path) -> Result<Option<PathBuf>> {
+    let Some(ready) = env::var_os("WARDKEY_POLICY_WASM") else { return Ok(None) };
+    let ready = root.join(ready);
+    if !ready.is_file() {
+        bail!("WARDKEY_POLICY_WASM names no file");
     }
-    let core = core_module(root, out)?;
+    Ok(Some(ready))
+}
+
+/// Builds the component into `out` and returns its path. `root` is the
+/// workspace; `catalogue` is relative to it, and Stripe's where it is left out.
+pub(crate) fn build(root: &Path, out: &Path, catalogue: Option<&OsStr>) -> Result<PathBuf> {
+    let core = core_module(root, out, catalogue)?;
     let bytes = fs::read(&core).context("reading the core module")?;
+    let bytes = without_post_returns(&bytes).context("rewriting the core module")?;
     let component = ComponentEncoder::default()
         .validate(true)
         .module(&bytes)
@@ -62,9 +71,39 @@ pub(crate) fn build(root: &Path, out: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Returns the module without its exports `cabi_post_…`.
+///
+/// By them a host lets a component free what it has returned. This one frees
+/// nothing, as its instance is thrown away; and each of them is looked up for
+/// every fresh instance.
+fn without_post_returns(module: &[u8]) -> Result<Vec<u8>> {
+    let mut rewritten = Module::new();
+    for payload in Parser::new(0).parse_all(module) {
+        let payload = payload?;
+        if let Payload::ExportSection(exports) = &payload {
+            let mut kept = ExportSection::new();
+            for export in exports.clone() {
+                let export = export?;
+                if !export.name.starts_with("cabi_post_") {
+                    kept.export(export.name, export.kind.into(), export.index);
+                }
+            }
+            rewritten.section(&kept);
+        } else if let Some((id, range)) = payload.as_section() {
+            let data = module.get(range).context("a section lies outside of the module")?;
+            rewritten.section(&RawSection { id, data });
+        }
+    }
+    Ok(rewritten.finish())
+}
+
 /// Compiles `policy/` to a core module and returns its path.
-fn core_module(root: &Path, out: &Path) -> Result<PathBuf> {
+fn core_module(root: &Path, out: &Path, catalogue: Option<&OsStr>) -> Result<PathBuf> {
     let mut cargo = cargo(root, out);
+    match catalogue {
+        Some(catalogue) => cargo.env("WARDKEY_CATALOGUE", catalogue),
+        None => cargo.env_remove("WARDKEY_CATALOGUE"),
+    };
     if !target_is_installed()? {
         if offline() {
             bail!("the target {TARGET} is missing, and downloads are off. Run: {MEND}");

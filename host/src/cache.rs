@@ -94,6 +94,12 @@ impl Cache {
         }
     }
 
+    /// Returns the key with this digest if it is at hand; `Some(None)` is known
+    /// to be absent.
+    pub fn known_key(&self, digest: Digest) -> Option<Option<Arc<Key>>> {
+        self.keys.get(&digest)
+    }
+
     /// Returns the key with this digest, from storage if need be.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 
 use std::{io::IsTerminal as _, net::IpAddr, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use jiff::Timestamp;
 
 use self::operator::Operator;
@@ -110,6 +110,7 @@ enum KeysCommand {
     /// Shows a key, without its secret.
     Show {
         /// The key's id, `key_…`.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         #[command(flatten)]
         host: HostArgs,
@@ -117,6 +118,7 @@ enum KeysCommand {
     /// Shows a key's secret, if it was kept.
     Reveal {
         /// The key's id, `key_…`.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         #[command(flatten)]
         host: HostArgs,

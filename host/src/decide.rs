@@ -101,7 +101,13 @@ impl Decider {
         let mut facts = Facts::default();
         let presented = presented(request);
         if let Some(digest) = presented {
-            facts.add_key(digest, self.cache.key(digest).await?);
+            // Boxed, like every way that few requests take: the future of the
+            // others stays small, and is copied into place faster.
+            let key = match self.cache.known_key(digest) {
+                Some(known) => known,
+                None => Box::pin(self.cache.key(digest)).await?,
+            };
+            facts.add_key(digest, key);
         }
         for _ in 0..MAX_RUNS {
             let (read, answer) = ask(&policy, facts);
@@ -112,7 +118,7 @@ impl Decider {
                     let took_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
                     return Ok(Decided { answer, policy, key, took_us });
                 }
-                Run::Unread(unread) => self.read(unread, &mut facts).await?,
+                Run::Unread(unread) => Box::pin(self.read(unread, &mut facts)).await?,
             }
         }
         Err(DecideError::Insatiable)

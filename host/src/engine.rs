@@ -89,10 +89,10 @@ pub enum LoadError {
     Contract(wasmtime::Error),
 }
 
-/// Says an error and what caused it, on one line. `{:#}` would spread the lists
-/// in it over many.
+/// Says an error and what caused it, on one line: some of wasmtime's have lists
+/// of bytes in them, one byte a line.
 fn causes(err: &wasmtime::Error) -> String {
-    err.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    format!("{err:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Why a call gave no answer. The host answers the request with an error.
@@ -217,16 +217,32 @@ impl Engine {
             }
         }
         let pre = self.linker.instantiate_pre(&component).map_err(LoadError::Contract)?;
-        Ok(Policy {
+        let policy = Policy {
             authorizer: authorizer::GuestIndices::new(&pre).map_err(LoadError::Contract)?,
-            lifecycle: lifecycle::GuestIndices::new(&pre).ok(),
-            catalogue: catalogue::GuestIndices::new(&pre).ok(),
-            explain: explain::GuestIndices::new(&pre).ok(),
+            lifecycle: optional(&pre, "lifecycle", lifecycle::GuestIndices::new)?,
+            catalogue: optional(&pre, "catalogue", catalogue::GuestIndices::new)?,
+            explain: optional(&pre, "explain", explain::GuestIndices::new)?,
             name: Digest::of_bytes(bytes).to_hex().into(),
             digest: Digest::of_bytes(bytes),
             size_bytes: bytes.len(),
             pre,
-        })
+        };
+        policy.check_types()?;
+        Ok(policy)
+    }
+}
+
+/// Finds the functions of an interface that a policy may leave out. One that it
+/// exports half is a mistake, and the standard policy's answers would hide it.
+fn optional<T>(
+    pre: &InstancePre<Call>,
+    interface: &str,
+    find: impl FnOnce(&InstancePre<Call>) -> wasmtime::Result<T>,
+) -> Result<Option<T>, LoadError> {
+    let name = format!("wardkey:policy/{interface}@0.1.0");
+    match pre.component().get_export_index(None, &name) {
+        Some(_) => find(pre).map(Some).map_err(LoadError::Contract),
+        None => Ok(None),
     }
 }
 
@@ -249,6 +265,33 @@ impl fmt::Debug for Policy {
 }
 
 impl Policy {
+    /// Makes one instance: before there is one, nobody compares the types of a
+    /// policy's functions with the contract's, and each request would fail.
+    fn check_types(&self) -> Result<(), LoadError> {
+        let checked = self.run(Facts::default(), |store, instance| {
+            self.authorizer.load(&mut *store, instance)?;
+            if let Some(lifecycle) = &self.lifecycle {
+                lifecycle.load(&mut *store, instance)?;
+            }
+            if let Some(catalogue) = &self.catalogue {
+                catalogue.load(&mut *store, instance)?;
+            }
+            if let Some(explain) = &self.explain {
+                explain.load(&mut *store, instance)?;
+            }
+            Ok(())
+        });
+        match checked.1 {
+            Ok(Run::Done(())) => Ok(()),
+            Ok(Run::Unread(_)) => {
+                let why = "it reads storage before it is asked anything";
+                Err(LoadError::Contract(wasmtime::Error::msg(why)))
+            }
+            Err(EngineError::Trapped(err)) => Err(LoadError::Contract(err)),
+            Err(err) => Err(LoadError::Contract(wasmtime::Error::new(err))),
+        }
+    }
+
     /// Returns the SHA-256 digest of the component: what the policy is called.
     pub fn digest(&self) -> Digest {
         self.digest

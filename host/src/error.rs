@@ -32,6 +32,7 @@ use crate::{
         contract::{Denial, DenialClass},
     },
     path::PathInvalid,
+    scrub::scrub,
     simulated::SimulatedError,
     storage::{Mode, StorageError},
 };
@@ -258,8 +259,9 @@ impl From<&ApiError> for ErrorBody {
 
 impl From<&SimulatedError> for ErrorBody {
     fn from(err: &SimulatedError) -> Self {
+        // Paths and parameters are quoted, and people put secrets there.
         let plain = |status, code, message: &str| {
-            Self::new(status, INVALID_REQUEST, code, message.to_owned())
+            Self::new(status, INVALID_REQUEST, code, scrub(message).into_owned())
         };
         match err {
             SimulatedError::UnknownUrl { method, path } => {
@@ -273,11 +275,12 @@ impl From<&SimulatedError> for ErrorBody {
                     Some(_) => StatusCode::BAD_REQUEST,
                 };
                 let message = format!("No such {object}: '{id}'{}", hint(*wrong_mode));
-                let param = param.clone().unwrap_or_else(|| "id".to_owned());
+                let param = scrub(param.as_deref().unwrap_or("id")).into_owned();
                 Self { param: Some(param), ..plain(status, Some("resource_missing"), &message) }
             }
             SimulatedError::Invalid { code, param, message } => {
-                Self { param: param.clone(), ..plain(StatusCode::BAD_REQUEST, *code, message) }
+                let param = param.as_deref().map(|param| scrub(param).into_owned());
+                Self { param, ..plain(StatusCode::BAD_REQUEST, *code, message) }
             }
             SimulatedError::TooLarge => {
                 plain(StatusCode::PAYLOAD_TOO_LARGE, None, "The request body is too large.")
@@ -366,7 +369,7 @@ impl IntoResponse for ApiError {
         if body.status.is_server_error() {
             tracing::error!(
                 status = body.status.as_u16(),
-                cause = %crate::scrub::scrub(&format!("{:#}", anyhow::Error::from(self))),
+                cause = %scrub(&format!("{:#}", anyhow::Error::from(self))),
                 "a request was not answered"
             );
         }

@@ -4,7 +4,7 @@
 //! [`Gate::answer`] reads as the life of a request. What it hands to the
 //! backend is a [`Permit`], and there is no other way to get one.
 
-use std::{mem, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, mem, net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -32,7 +32,7 @@ use crate::{
     request_log::RequestLog,
     scrub::scrub,
     secret::{Brand, Digest, Presented, mint_id},
-    server::Peer,
+    server::{Peer, Service},
     simulated::{Caller, Simulated},
     storage::{LogEntry, Mode},
     upstream::Upstream,
@@ -52,7 +52,7 @@ const MAX_LOGGED_PATH_BYTES: usize = 200;
 
 /// The longest value of a header that the policy is told, in bytes. The longest
 /// context has four ids of thirty.
-const MAX_HEADER_BYTES: usize = 256;
+pub(crate) const MAX_HEADER_BYTES: usize = 256;
 
 /// What is logged as the status where the client went away before there was an
 /// answer. No such status is ever sent; nginx writes the same.
@@ -143,9 +143,15 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// Answers one request. The only route of the gate's listener.
+/// Answers one request: the gate as a route, for a router of one's own.
 pub async fn serve_request(State(gate): State<Arc<Gate>>, request: Request) -> Response {
     gate.answer(request).await
+}
+
+impl Service for Arc<Gate> {
+    async fn answer(&self, request: Request) -> Response {
+        Gate::answer(self, request).await
+    }
 }
 
 impl Gate {
@@ -206,8 +212,8 @@ impl Gate {
         request: &mut Request,
         entry: &mut Entry<'_>,
     ) -> Result<Permit, ApiError> {
-        let path = request.uri().path();
-        if let Err(err) = check_path(path) {
+        let uri = request.uri().clone();
+        if let Err(err) = check_path(uri.path()) {
             // It may hold a secret in a spelling that the scrubber does not
             // know.
             entry.entry.path = "(invalid)".to_owned();
@@ -215,11 +221,26 @@ impl Gate {
         }
         // A secret that was put in the wrong place is no business of the
         // policy's, or of the log's.
-        let path = scrub(path).into_owned();
-        entry.entry.path = path.chars().take(MAX_LOGGED_PATH_BYTES).collect();
+        let path = scrub(uri.path());
+        let permit = self.decide_clean(request, &path, entry).await;
+        if entry.entry.path.is_empty() {
+            // Paths that passed are ASCII, and can be cut anywhere.
+            let logged = path.get(..MAX_LOGGED_PATH_BYTES).unwrap_or(&path);
+            entry.entry.path = logged.to_owned();
+        }
+        permit
+    }
+
+    /// Decides about a request whose path can be read in one way only.
+    async fn decide_clean(
+        &self,
+        request: &mut Request,
+        path: &str,
+        entry: &mut Entry<'_>,
+    ) -> Result<Permit, ApiError> {
         if !path.starts_with(&self.config.prefix) && path != SELF_PATH {
             let method = entry.entry.method.clone();
-            return Err(ApiError::NoRoute { method, path: entry.entry.path.clone() });
+            return Err(ApiError::NoRoute { method, path: path.to_owned() });
         }
         let secret = presented_secret(request.headers())?.map(PresentedSecret::into_owned);
         let brand = self.config.brand.as_ref();
@@ -234,10 +255,11 @@ impl Gate {
         let context = told(request.headers(), &STRIPE_CONTEXT)?;
         let account = told(request.headers(), &STRIPE_ACCOUNT)?;
         let api_version = told(request.headers(), &STRIPE_VERSION)?;
+        let method = scrub(request.method().as_str());
         let question = Question {
             credential: question::credential(presented.as_ref()),
-            method: request.method().as_str(),
-            path: &path,
+            method: &method,
+            path,
             source: question::source(entry.entry.source),
             context: context.as_deref(),
             account: account.as_deref(),
@@ -314,7 +336,7 @@ impl Gate {
         request: Request,
     ) -> Response {
         let served = if request.uri().path() == SELF_PATH {
-            self.about_key(grant).await
+            Box::pin(self.about_key(grant)).await
         } else {
             match &self.backend {
                 Backend::Simulated(api) => {
@@ -323,10 +345,10 @@ impl Gate {
                         mode: grant.mode.into(),
                         client_secret_required: needs_client_secret(grant),
                     };
-                    Ok(api.serve(caller, entry.at_ms / 1000, request).await)
+                    Ok(Box::pin(api.serve(caller, entry.at_ms / 1000, request)).await)
                 }
                 Backend::Upstream(upstream) => {
-                    upstream.send(identified(request, grant, entry)).await
+                    Box::pin(upstream.send(identified(request, grant, entry))).await
                 }
                 Backend::Router(router) => {
                     let answer = router.clone().oneshot(identified(request, grant, entry)).await;
@@ -384,7 +406,7 @@ fn identified(mut request: Request<Body>, grant: &Grant, entry: &LogEntry) -> Re
 }
 
 /// Returns a header that the policy is told, without secrets.
-fn told(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, ApiError> {
+fn told<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<Cow<'a, str>>, ApiError> {
     let invalid = |message: &str| ApiError::Invalid {
         param: name.as_str().to_owned(),
         message: message.to_owned(),
@@ -398,7 +420,7 @@ fn told(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, ApiErr
     if value.len() > MAX_HEADER_BYTES {
         return Err(invalid("this value is too long"));
     }
-    Ok(Some(scrub(value).into_owned()))
+    Ok(Some(scrub(value)))
 }
 
 /// The method as it is logged: what a client makes up must not fill the log.

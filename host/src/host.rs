@@ -114,7 +114,13 @@ impl Host {
         })
     }
 
-    /// Returns the routes of the gate's listener.
+    /// Returns what serves the gate's listener.
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
+    }
+
+    /// Returns the gate as a router, for a server of one's own. It learns the
+    /// client's address from the extension [`Peer`](crate::server::Peer).
     pub fn gate_router(&self) -> Router {
         // One handler for every path: a router would decode paths before the
         // gate has looked at them.

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, io, net::IpAddr, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, extract::Request};
+use axum::{Router, body::Body, extract::Request, response::Response};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -68,8 +68,20 @@ impl Listener for UnixListener {
     }
 }
 
-/// Serves `router` until `stop` turns true, and then what still runs.
-pub async fn serve(listener: impl Listener, router: Router, mut stop: watch::Receiver<bool>) {
+/// What answers requests.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// Answers one request.
+    fn answer(&self, request: Request) -> impl Future<Output = Response> + Send;
+}
+
+impl Service for Router {
+    async fn answer(&self, request: Request) -> Response {
+        self.clone().oneshot(request).await.unwrap_or_else(|err| match err {})
+    }
+}
+
+/// Serves requests until `stop` turns true, and then what still runs.
+pub async fn serve(listener: impl Listener, service: impl Service, mut stop: watch::Receiver<bool>) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let draining = GracefulShutdown::new();
     let mut http = http1::Builder::new();
@@ -92,16 +104,16 @@ pub async fn serve(listener: impl Listener, router: Router, mut stop: watch::Rec
                 continue;
             }
         };
-        let router = router.clone();
-        let service = hyper::service::service_fn(move |request: hyper::Request<_>| {
+        let service = service.clone();
+        let answer = hyper::service::service_fn(move |request: hyper::Request<_>| {
             let mut request: Request = request.map(Body::new);
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
             }
-            let answer = router.clone().oneshot(request);
-            async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|err| match err {})) }
+            let service = service.clone();
+            async move { Ok::<_, Infallible>(service.answer(request).await) }
         });
-        let connection = http.serve_connection(TokioIo::new(io), service);
+        let connection = http.serve_connection(TokioIo::new(io), answer);
         let connection = draining.watch(connection);
         tokio::spawn(async move {
             // A connection that breaks is the client's affair.

@@ -7,7 +7,7 @@ use std::{str::FromStr, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderValue, Request, Response, Uri, Version, header, uri::Authority},
+    http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri::Authority},
 };
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -99,6 +99,11 @@ impl Upstream {
             .await
             .map_err(|_| ApiError::UpstreamSlow)?
             .map_err(|err| ApiError::UpstreamAbsent(err.into()))?;
+        // Nobody asked it to: `Upgrade` is not sent on. The client would wait for
+        // a protocol that no one speaks.
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(ApiError::UpstreamAbsent("it switched protocols unasked".into()));
+        }
         let mut response = response.map(Body::new);
         hygiene::clean_response_headers(response.headers_mut());
         Ok(response)

@@ -267,14 +267,21 @@ fn permissions_held(
     endpoint: Option<&Endpoint>,
     target: &Target,
 ) -> Result<String, Denial> {
-    let Some(endpoint) = endpoint else { return Ok(String::new()) };
+    let held = if target.connected { &key.connect_permissions } else { &key.permissions };
+    let Some(endpoint) = endpoint else {
+        // That the key has no limits at home says nothing of other accounts.
+        return if held == permission::UNRESTRICTED {
+            Ok(String::new())
+        } else {
+            Err(denial::unlisted_needs_unrestricted(masked))
+        };
+    };
     let needed = || permission::join(endpoint.permissions().map(|needed| needed.name()));
     // What a publishable key may call is marked on the endpoint; it holds no
     // permissions.
     if key.kind == kind::PUBLISHABLE || endpoint.any_key {
         return Ok(needed());
     }
-    let held = if target.connected { &key.connect_permissions } else { &key.permissions };
     let missing = permission::missing(held, endpoint.permissions());
     if missing.is_empty() {
         Ok(needed())
@@ -294,4 +301,134 @@ fn notices(key: &Key, now: u64) -> Vec<String> {
         notices.push(format!("This API key stops working in {hours} h. Use its replacement."));
     }
     notices
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::contract::{Account, Digest, MalformedCredential, Source};
+
+    /// Has one key, and counts what it is asked for.
+    struct One {
+        key: Key,
+        keys_asked: Cell<u32>,
+        accounts_asked: Cell<u32>,
+    }
+
+    impl Storage for One {
+        fn find_key(&self, _: Digest) -> Option<Key> {
+            self.keys_asked.set(self.keys_asked.get() + 1);
+            Some(self.key.clone())
+        }
+
+        fn find_accounts(&self, ids: &[String]) -> Vec<Option<Account>> {
+            self.accounts_asked.set(self.accounts_asked.get() + 1);
+            vec![None; ids.len()]
+        }
+    }
+
+    fn one() -> One {
+        let key = Key {
+            id: "key_1".to_owned(),
+            account: "acct_1".to_owned(),
+            mode: Mode::Test,
+            kind: kind::RESTRICTED.to_owned(),
+            origin: kind::USER.to_owned(),
+            created_at: 0,
+            ends_at: Some(1000),
+            restored_at: None,
+            money_moved_at: None,
+            permissions: "charge_read".to_owned(),
+            connect_permissions: String::new(),
+            ipv4_nets: Vec::new(),
+            attributes: Vec::new(),
+        };
+        One { key, keys_asked: Cell::default(), accounts_asked: Cell::default() }
+    }
+
+    fn request(prefix: &str, path: &str, now: u64) -> Request {
+        Request {
+            credential: Credential::WellFormed(WellFormedCredential {
+                prefix: prefix.to_owned(),
+                masked: "rk_test_****1234".to_owned(),
+                digest: (1, 2, 3, 4),
+            }),
+            method: "GET".to_owned(),
+            path: path.to_owned(),
+            source: Source::Ipv4(0),
+            context: None,
+            account: None,
+            api_version: None,
+            now,
+            attributes: Vec::new(),
+        }
+    }
+
+    /// Returns the rules that were asked, in order.
+    fn rules(request: &Request) -> Vec<String> {
+        explain(request, &one()).steps.into_iter().map(|step| step.rule).collect()
+    }
+
+    #[test]
+    fn rules_are_asked_in_order_and_the_first_refusal_is_the_last() {
+        let all = [
+            "credential-well-formed",
+            "key-known",
+            "key-not-ended",
+            "address-allowed",
+            "endpoint-listed",
+            "mode-has-endpoint",
+            "account-reachable",
+            "kind-may-call",
+            "permissions-held",
+            "access-not-limited",
+        ];
+        assert_eq!(rules(&request("rk_test_", "/v1/charges", 0)), all);
+        assert_eq!(rules(&request("rk_test_", "/v1/payouts", 0)), all[..9]);
+        assert_eq!(rules(&request("rk_test_", "/v1/nothing", 0)), all[..5]);
+        assert_eq!(rules(&request("rk_test_", "/v1/charges", 1000)), all[..3]);
+        assert_eq!(rules(&request("whsec_", "/v1/charges", 0)), all[..1]);
+    }
+
+    #[test]
+    fn storage_is_asked_for_what_is_needed_and_once() {
+        for (credential, keys) in [
+            (Credential::Absent, 0),
+            (
+                Credential::Malformed(MalformedCredential {
+                    prefix: "sk_live_".to_owned(),
+                    masked: "****".to_owned(),
+                }),
+                0,
+            ),
+            (request("whsec_", "", 0).credential, 0),
+            (request("rk_test_", "", 0).credential, 1),
+        ] {
+            let storage = one();
+            let request = Request { credential, ..request("", "/v1/charges", 0) };
+            authorize(&request, &storage);
+            assert_eq!(storage.keys_asked.get(), keys, "{:?}", request.credential);
+            assert_eq!(storage.accounts_asked.get(), 0);
+        }
+    }
+
+    #[test]
+    fn accounts_are_not_read_for_a_request_that_is_refused_anyway() {
+        let named = |path, now| Request {
+            context: Some("acct_2".to_owned()),
+            ..request("rk_test_", path, now)
+        };
+        for (request, accounts) in [
+            (named("/v1/charges", 1000), 0),
+            (named("/v1/nothing", 0), 0),
+            (named("/v2/iam/api_keys/self", 0), 0),
+            (named("/v1/charges", 0), 1),
+        ] {
+            let storage = one();
+            authorize(&request, &storage);
+            assert_eq!(storage.accounts_asked.get(), accounts, "{} {}", request.path, request.now);
+        }
+    }
 }

@@ -200,3 +200,60 @@ fn find_node(node: &'static Node, rest: &str, template: &mut String) -> Option<&
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(method: &str, path: &str, expected: Option<&str>) {
+        let found = find_endpoint(method, path).map(|found| found.template);
+        assert_eq!(found.as_deref(), expected, "{method} {path}");
+    }
+
+    #[test]
+    fn a_path_finds_its_template() {
+        check("GET", "/v1/charges", Some("/v1/charges"));
+        check("GET", "/v1/charges/ch_1", Some("/v1/charges/:id"));
+        check("POST", "/v1/charges/ch_1/capture", Some("/v1/charges/:id/capture"));
+        check("GET", "/v1/charges/:id", Some("/v1/charges/:id"));
+        check("GET", "/v2/iam/api_keys/self", Some("/v2/iam/api_keys/self"));
+    }
+
+    #[test]
+    fn a_literal_wins_and_a_dead_end_is_turned_back_from() {
+        check("GET", "/v1/charges/search", Some("/v1/charges/search"));
+        // There is nothing below the search: it is then an id like any other.
+        check("POST", "/v1/charges/search/capture", Some("/v1/charges/:id/capture"));
+        // Where the literal has endpoints, a method that it lacks is not looked
+        // up under the parameter.
+        check("POST", "/v1/charges/search", None);
+    }
+
+    #[test]
+    fn what_is_no_path_of_the_api_finds_nothing() {
+        for path in ["", "/", "//", "v1/charges", "/v1", "/v1/charges/", "/v1//charges", "/v1/x/"] {
+            check("GET", path, None);
+        }
+        check("PUT", "/v1/charges", None);
+        check("", "/v1/charges", None);
+    }
+
+    #[test]
+    fn permissions_are_found_by_their_whole_name() {
+        for permission in Permission::all() {
+            assert!(Permission::find(permission.name()).is_some(), "{}", permission.name());
+            let first = permission.covered_by().next().map(Permission::name);
+            assert_eq!(first, Some(permission.name()), "itself comes first");
+        }
+        for name in ["", "charge", "charge_read ", "CHARGE_READ", "*", "zzz"] {
+            assert!(Permission::find(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_span_beyond_the_text_is_empty_and_no_panic() {
+        assert_eq!(Span { start: u16::MAX, len: u8::MAX }.text(), "");
+        assert_eq!(Range { start: u16::MAX, len: u8::MAX }.permissions().count(), 0);
+    }
+}

@@ -93,3 +93,119 @@ fn belongs(account: &Account, owner: &str, member: bool) -> bool {
     let to = if member { &account.organization } else { &account.platform };
     to.as_deref() == Some(owner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::contract::{Credential, Digest, Mode, Source};
+
+    /// Knows a chain of accounts, `acct_1` of the owner's and so on, and keeps
+    /// what it was asked.
+    #[derive(Default)]
+    struct Chain {
+        asked: RefCell<Vec<Vec<String>>>,
+    }
+
+    impl Storage for Chain {
+        fn find_key(&self, _: Digest) -> Option<Key> {
+            None
+        }
+
+        fn find_accounts(&self, ids: &[String]) -> Vec<Option<Account>> {
+            self.asked.borrow_mut().push(ids.to_vec());
+            let find = |id: &String| {
+                let n: u32 = id.strip_prefix("acct_")?.parse().ok()?;
+                let platform = (n > 1).then(|| format!("acct_{}", n - 1));
+                let platform = platform.or(Some("acct_owner".to_owned()));
+                Some(Account { id: id.clone(), organization: None, platform })
+            };
+            ids.iter().map(find).collect()
+        }
+    }
+
+    fn key() -> Key {
+        Key {
+            id: "key_1".to_owned(),
+            account: "acct_owner".to_owned(),
+            mode: Mode::Test,
+            kind: kind::RESTRICTED.to_owned(),
+            origin: kind::USER.to_owned(),
+            created_at: 0,
+            ends_at: None,
+            restored_at: None,
+            money_moved_at: None,
+            permissions: String::new(),
+            connect_permissions: String::new(),
+            ipv4_nets: Vec::new(),
+            attributes: Vec::new(),
+        }
+    }
+
+    /// Returns what came of it, and how many ids each question held.
+    fn ask(context: Option<&str>) -> (String, Vec<usize>) {
+        let request = Request {
+            credential: Credential::Absent,
+            method: "GET".to_owned(),
+            path: "/v1/charges".to_owned(),
+            source: Source::Ipv4(0),
+            context: context.map(str::to_owned),
+            account: None,
+            api_version: None,
+            now: 0,
+            attributes: Vec::new(),
+        };
+        let storage = Chain::default();
+        let answer = match target(&request, &key(), "rk_test_****", &storage) {
+            Ok(target) if target.connected => format!("connected {}", target.account),
+            Ok(target) => target.account,
+            Err(denial) => denial.code.unwrap_or_default(),
+        };
+        (answer, storage.asked.take().iter().map(Vec::len).collect())
+    }
+
+    /// Each question may cost a run of the whole decision.
+    #[test]
+    fn storage_is_asked_once_for_all_accounts_and_only_for_good_reason() {
+        for (context, answer, asked) in [
+            (None, "acct_owner", &[][..]),
+            (Some("acct_owner"), "acct_owner", &[]),
+            (Some("acct_1"), "connected acct_1", &[1]),
+            (Some("acct_1/acct_2/acct_3/acct_4"), "connected acct_4", &[4]),
+            (Some("acct_1/acct_3"), "account_invalid", &[2]),
+            (Some("acct_nobody"), "account_invalid", &[1]),
+            (Some("acct_1/acct_2/acct_3/acct_4/acct_5"), "context_invalid", &[]),
+            (Some("org_1"), "context_invalid", &[]),
+            (Some(""), "context_invalid", &[]),
+        ] {
+            assert_eq!(ask(context), (answer.to_owned(), asked.to_vec()), "{context:?}");
+        }
+    }
+
+    #[test]
+    fn a_storage_that_answers_less_than_it_was_asked_opens_nothing() {
+        struct Silent;
+        impl Storage for Silent {
+            fn find_key(&self, _: Digest) -> Option<Key> {
+                None
+            }
+
+            fn find_accounts(&self, _: &[String]) -> Vec<Option<Account>> {
+                Vec::new()
+            }
+        }
+        let request = Request {
+            credential: Credential::Absent,
+            method: String::new(),
+            path: String::new(),
+            source: Source::Ipv4(0),
+            context: Some("acct_1".to_owned()),
+            account: None,
+            api_version: None,
+            now: 0,
+            attributes: Vec::new(),
+        };
+        assert!(target(&request, &key(), "", &Silent).is_err());
+    }
+}

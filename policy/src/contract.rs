@@ -4,12 +4,7 @@
 //! are written once, against one set of types, and tested natively. What makes
 //! a component of them is in `component.rs`.
 
-#![expect(
-    missing_docs,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "written by wit-bindgen; the documentation is in `wit/`"
-)]
+#![expect(missing_docs, reason = "written by wit-bindgen; the documentation is in `wit/`")]
 
 wit_bindgen::generate!({
     path: "../wit",

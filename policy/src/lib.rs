@@ -17,6 +17,20 @@
 //! - [`catalogue`] is the API that all of it is about. It is data: see
 //!   `catalogue.toml`.
 
+// Code that decides who may do what must not stop half-way: nothing here can
+// panic, but for what the compiler itself puts in.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod authorize;
 pub mod catalogue;
 pub mod context;

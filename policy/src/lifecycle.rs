@@ -161,22 +161,19 @@ fn may_create(
             )
         });
     }
-    if caller.mode == Mode::Live && permissions == permission::UNRESTRICTED {
+    let without_limits = [permissions, connect_permissions].contains(&permission::UNRESTRICTED);
+    if caller.mode == Mode::Live && without_limits {
         return forbidden(
             "operator_required",
             "In live mode no key makes keys without limits. Ask the operator.",
         );
     }
-    let held = |name: &str| match Permission::find(name) {
-        Some(needed) => permission::covers(&caller.permissions, needed),
-        None => caller.permissions == permission::UNRESTRICTED,
-    };
-    let beyond = permission::join(
-        permissions
-            .split_whitespace()
-            .chain(connect_permissions.split_whitespace())
-            .filter(|name| !held(name)),
-    );
+    let mut beyond: Vec<&str> = beyond(permissions, &caller.permissions)
+        .chain(beyond(connect_permissions, &caller.connect_permissions))
+        .collect();
+    beyond.sort_unstable();
+    beyond.dedup();
+    let beyond = permission::join(beyond.into_iter());
     if !beyond.is_empty() {
         return Err(Denial {
             missing_permissions: beyond.clone(),
@@ -188,6 +185,14 @@ fn may_create(
         });
     }
     Ok(())
+}
+
+/// Returns those of `asked` that somebody who holds `held` does not have.
+fn beyond<'a>(asked: &'a str, held: &str) -> impl Iterator<Item = &'a str> {
+    asked.split_whitespace().filter(move |name| match Permission::find(name) {
+        Some(needed) => !permission::covers(held, needed),
+        None => held != permission::UNRESTRICTED,
+    })
 }
 
 /// Returns what a kind has for permissions when nobody can choose them.
@@ -291,4 +296,46 @@ fn check_text(param: &str, text: &str, max_chars: usize) -> Result<(), Denial> {
         return Err(invalid("parameter_invalid", param, "Control characters are not allowed."));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_live_secret_that_somebody_has_seen_is_shown_once() {
+        use kind::{MANAGED, ORGANIZATION, PUBLISHABLE, RESTRICTED, SECRET};
+        for (kinds, mode, platform, expected) in [
+            (&[SECRET, RESTRICTED, ORGANIZATION][..], Mode::Live, false, false),
+            (&[SECRET, RESTRICTED, ORGANIZATION], Mode::Live, true, true),
+            (&[SECRET, RESTRICTED, ORGANIZATION], Mode::Test, false, true),
+            (&[SECRET, RESTRICTED, ORGANIZATION], Mode::Test, true, true),
+            (&[PUBLISHABLE], Mode::Live, false, true),
+            (&[PUBLISHABLE], Mode::Test, false, true),
+            (&[MANAGED], Mode::Live, true, false),
+            (&[MANAGED], Mode::Test, true, false),
+        ] {
+            for kind in kinds {
+                let row = format!("{kind} {mode:?}, by the platform: {platform}");
+                assert_eq!(is_revealable(kind, mode, platform), expected, "{row}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_goes_beyond_is_named() {
+        for (asked, held, expected) in [
+            ("", "", ""),
+            ("charge_read", "charge_read", ""),
+            ("charge_read", "charge_write", ""),
+            ("charge_write", "charge_read", "charge_write"),
+            ("charge_read payout_read", "", "charge_read payout_read"),
+            ("charge_read payout_read", "*", ""),
+            ("*", "*", ""),
+            ("*", "charge_read charge_write", "*"),
+        ] {
+            let found = permission::join(beyond(asked, held));
+            assert_eq!(found, expected, "`{asked}` asked with `{held}`");
+        }
+    }
 }

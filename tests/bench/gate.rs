@@ -247,7 +247,7 @@ async fn serve(server: &str) {
             let (_, secret) =
                 host.keys().create(&Caller::Operator, wanted).await.expect("a key");
             println!("{address} {}", secret.expose());
-            server::serve(listener, host.gate_router(), stopped).await;
+            server::serve(listener, host.gate(), stopped).await;
         }
     }
 }

@@ -1,10 +1,16 @@
-//! See `tests/README.md`.
+//! The program as a person and a script meet it: the real binary, its exit
+//! codes, what it prints, and what it leaves behind.
+//!
+//! Nothing sleeps: a test waits for a line, for an answer or for the end of a
+//! process, with a deadline that only a failure reaches.
+
 #[path = "../common/mod.rs"]
 mod common;
 
-#[test]
-fn a_host_starts() {
-    let host = common::TestHost::start();
-    let (_, secret) = host.key("restricted", &["charge_read"]);
-    assert_eq!(host.call("GET", "/v1/charges", secret.expose()).status, 200);
-}
+mod admin;
+mod flags;
+mod keys;
+mod program;
+mod rules;
+mod start;
+mod stop;

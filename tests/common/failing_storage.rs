@@ -1,1 +1,156 @@
-//! To come.
+//! Storage that fails, or does not answer, when a test says so.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, watch};
+use wardkey::{
+    secret::Digest,
+    storage::{
+        AccountRecord, KeyFilter, KeyRecord, LogEntry, Mode, ObjectRecord, OrganizationRecord,
+        Page, Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
+    },
+};
+
+/// How storage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It answers.
+    Well,
+    /// It refuses everything.
+    Failing,
+    /// It answers nothing, until it is well again.
+    Silent,
+}
+
+/// What a test holds of its storage.
+#[derive(Clone)]
+pub(crate) struct Switch(Arc<Shared>);
+
+struct Shared {
+    health: watch::Sender<Health>,
+    hold_next: AtomicBool,
+    held: Notify,
+    release: Notify,
+    reads: AtomicUsize,
+}
+
+impl Switch {
+    /// Makes a switch for storage that is well.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Shared {
+            health: watch::Sender::new(Health::Well),
+            hold_next: AtomicBool::new(false),
+            held: Notify::new(),
+            release: Notify::new(),
+            reads: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Puts it before some storage.
+    pub(crate) fn wrap(&self, inner: Arc<dyn Storage>) -> Arc<dyn Storage> {
+        Arc::new(FailingStorage { inner, switch: self.clone() })
+    }
+
+    /// Makes storage well or ill.
+    pub(crate) fn set(&self, health: Health) {
+        self.0.health.send_replace(health);
+    }
+
+    /// Holds back what the next read finds, until it is released.
+    pub(crate) fn hold_next(&self) {
+        self.0.hold_next.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until a read is held back.
+    pub(crate) async fn held(&self) {
+        self.0.held.notified().await;
+    }
+
+    /// Lets the read go that is held back.
+    pub(crate) fn release(&self) {
+        self.0.release.notify_one();
+    }
+
+    /// Returns how many keys and lists of accounts were asked for.
+    pub(crate) fn reads(&self) -> usize {
+        self.0.reads.load(Ordering::SeqCst)
+    }
+
+    async fn ready(&self) -> StorageResult<()> {
+        let mut health = self.0.health.subscribe();
+        let health = health.wait_for(|health| *health != Health::Silent).await;
+        match health.as_deref() {
+            Ok(Health::Well) => Ok(()),
+            _ => Err(StorageError::Unavailable("switched off by a test".into())),
+        }
+    }
+
+    /// One read of what requests are decided by.
+    async fn read<T>(&self, read: impl Future<Output = StorageResult<T>>) -> StorageResult<T> {
+        self.0.reads.fetch_add(1, Ordering::SeqCst);
+        self.ready().await?;
+        let hold = self.0.hold_next.swap(false, Ordering::SeqCst);
+        let found = read.await;
+        if hold {
+            self.0.held.notify_one();
+            self.0.release.notified().await;
+        }
+        found
+    }
+}
+
+struct FailingStorage {
+    inner: Arc<dyn Storage>,
+    switch: Switch,
+}
+
+/// Writes each operation as: wait until storage is well, and pass it on.
+macro_rules! pass_on {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $found:ty;)*) => {
+        #[async_trait]
+        impl Storage for FailingStorage {
+            async fn find_key_by_digest(&self, digest: Digest) -> StorageResult<Option<KeyRecord>> {
+                self.switch.read(self.inner.find_key_by_digest(digest)).await
+            }
+
+            async fn find_accounts(
+                &self,
+                ids: Vec<String>,
+            ) -> StorageResult<Vec<Option<AccountRecord>>> {
+                self.switch.read(self.inner.find_accounts(ids)).await
+            }
+
+            $(async fn $name(&self, $($arg: $type),*) -> StorageResult<$found> {
+                self.switch.ready().await?;
+                self.inner.$name($($arg),*).await
+            })*
+        }
+    };
+}
+
+pass_on! {
+    find_key(id: &str) -> Option<KeyRecord>;
+    list_keys(filter: KeyFilter) -> Vec<KeyRecord>;
+    create_key(key: KeyRecord) -> ();
+    create_account(account: AccountRecord, keys: Vec<KeyRecord>) -> ();
+    list_accounts(limit: usize) -> Vec<AccountRecord>;
+    create_organization(organization: OrganizationRecord) -> ();
+    find_organization(id: &str) -> Option<OrganizationRecord>;
+    set_organization(account: &str, organization: Option<&str>) -> bool;
+    record_usage(marks: Vec<UsageMark>) -> ();
+    append_log(entries: Arc<[LogEntry]>) -> ();
+    recent_log(key_id: Option<&str>, limit: usize) -> Vec<LogEntry>;
+    find_object(account: &str, mode: Mode, id: &str) -> Option<ObjectRecord>;
+    list_objects(account: &str, mode: Mode, collection: &str, page: Page)
+        -> (Vec<ObjectRecord>, bool);
+    put_object(account: &str, mode: Mode, object: ObjectRecord) -> ();
+    delete_object(account: &str, mode: Mode, id: &str) -> bool;
+    find_answer(account: &str, mode: Mode, idempotency_key: &str) -> Option<StoredAnswer>;
+    keep_answer(account: &str, mode: Mode, idempotency_key: &str, now: u64, answer: StoredAnswer)
+        -> ();
+    ping() -> ();
+}

@@ -46,6 +46,9 @@ pub fn engine() -> &'static Engine {
     ENGINE.get_or_init(|| Engine::new().unwrap())
 }
 
+/// What a test puts between a host and its storage.
+pub type Wrap = Box<dyn FnOnce(Arc<dyn Storage>) -> Arc<dyn Storage>>;
+
 /// How a host is started, if not as usual.
 pub struct Options {
     /// The component to put in force.
@@ -55,7 +58,7 @@ pub struct Options {
     /// What the operator set for the gate.
     pub gate: GateConfig,
     /// Puts something between the host and its storage.
-    pub wrap: Box<dyn FnOnce(Arc<dyn Storage>) -> Arc<dyn Storage>>,
+    pub wrap: Wrap,
 }
 
 impl Default for Options {
@@ -127,7 +130,7 @@ impl TestHost {
             let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let internal = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let at = (gate.local_addr().unwrap(), internal.local_addr().unwrap());
-            tokio::spawn(server::serve(gate, host.gate_router(), stopped.clone()));
+            tokio::spawn(server::serve(gate, host.gate(), stopped.clone()));
             let routes = host.internal_router(InternalAccess::Loopback);
             tokio::spawn(server::serve(internal, routes, stopped));
             let made = host.keys().create_account("Test".to_owned(), None, None).await;

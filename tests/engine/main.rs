@@ -1,10 +1,17 @@
-//! See `tests/README.md`.
+//! Can a policy do harm to the host that runs it?
+//!
+//! Policies here are written as text, in the test ([`guest`]): ones that the
+//! host must not load ([`refused`]), ones that misbehave when they are asked
+//! ([`hostile`]), ones that take long ([`budgets`]), and ones that are changed
+//! while requests run ([`swap`]).
+
+mod budgets;
 #[path = "../common/mod.rs"]
 mod common;
-
-#[test]
-fn a_host_starts() {
-    let host = common::TestHost::start();
-    let (_, secret) = host.key("restricted", &["charge_read"]);
-    assert_eq!(host.call("GET", "/v1/charges", secret.expose()).status, 200);
-}
+#[expect(dead_code, reason = "storage fails in the suite of the gate; here it is only held back")]
+#[path = "../common/failing_storage.rs"]
+mod failing_storage;
+mod guest;
+mod hostile;
+mod refused;
+mod swap;

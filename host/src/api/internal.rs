@@ -1,7 +1,7 @@
 //! What other services of the operator ask: is this key good for that; how is
 //! the host.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -18,6 +18,7 @@ use super::{Json, bearer};
 use crate::{
     engine::contract::{Decision, Denial, Grant, Request as Question},
     error::{ApiError, ErrorBody},
+    gate::MAX_HEADER_BYTES,
     host::Host,
     question,
     scrub::scrub,
@@ -144,17 +145,21 @@ pub(super) async fn verify_request(
     Json(asked): Json<Verify>,
 ) -> Result<axum::Json<Value>, ApiError> {
     crate::path::check_path(&asked.path)?;
+    let method = told("method", Some(&asked.method))?.unwrap_or_default();
+    let context = told("context", asked.context.as_deref())?;
+    let account = told("account", asked.account.as_deref())?;
+    let api_version = told("api_version", asked.api_version.as_deref())?;
     let presented = asked.key.as_deref().filter(|key| !key.is_empty());
     let presented = presented.map(|key| Presented::parse(key, host.keys.brand.as_ref()));
     let path = scrub(&asked.path);
     let question = Question {
         credential: question::credential(presented.as_ref()),
-        method: &asked.method,
+        method: &method,
         path: &path,
         source: question::source(asked.source),
-        context: asked.context.as_deref(),
-        account: asked.account.as_deref(),
-        api_version: asked.api_version.as_deref(),
+        context: context.as_deref(),
+        account: account.as_deref(),
+        api_version: api_version.as_deref(),
         now: host.clock.now(),
         attributes: question::attributes(host.allow_unlisted),
     };
@@ -178,6 +183,20 @@ pub(super) async fn verify_request(
         answer["steps"] = steps;
     }
     Ok(axum::Json(answer))
+}
+
+/// Returns what the policy is told of a value: as at the gate, nothing that no
+/// header would hold, and no secrets.
+fn told<'a>(param: &str, value: Option<&'a str>) -> Result<Option<Cow<'a, str>>, ApiError> {
+    let Some(value) = value else { return Ok(None) };
+    let message = if value.len() > MAX_HEADER_BYTES {
+        "this value is too long"
+    } else if !value.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        "use visible ASCII characters"
+    } else {
+        return Ok(Some(scrub(value)));
+    };
+    Err(ApiError::Invalid { param: param.to_owned(), message: message.to_owned() })
 }
 
 fn allowed(grant: &Grant) -> Value {

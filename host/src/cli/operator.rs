@@ -1,7 +1,7 @@
 //! Asking a host as its operator: over its socket if it runs, else one of our
 //! own.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use axum::{
@@ -13,10 +13,7 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::{
-    net::UnixStream,
-    time::{Instant, sleep},
-};
+use tokio::net::UnixStream;
 use tower::ServiceExt as _;
 
 use super::{HostArgs, serve};
@@ -26,13 +23,6 @@ use crate::{
     gate::GateConfig,
     host::{Api, Host},
 };
-
-/// How long to wait for who holds the data directory and does not answer: a
-/// host that starts, or another command.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often to look again.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The way to a host.
 pub(super) enum Operator {
@@ -52,21 +42,12 @@ pub(super) struct Refused {
 impl Operator {
     /// Finds the host of this data directory, or makes one.
     pub(super) async fn connect(args: &HostArgs) -> Result<Self> {
-        let until = Instant::now() + LOCK_PATIENCE;
-        let data_dir = loop {
-            let path = args.data_dir.clone();
-            match tokio::task::spawn_blocking(move || DataDir::open(&path)).await? {
-                Ok(data_dir) => break Arc::new(data_dir),
-                // Held by a host, or for a moment by another command: that one
-                // has no socket.
-                Err(DataDirError::Locked { socket, .. }) => {
-                    if UnixStream::connect(&socket).await.is_ok() || Instant::now() >= until {
-                        return Ok(Self::Socket(socket));
-                    }
-                    sleep(LOCK_PAUSE).await;
-                }
-                Err(err) => return Err(err.into()),
-            }
+        let path = args.data_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || serve::open_when_free(&path)).await?;
+        let data_dir = match opened {
+            Ok(data_dir) => Arc::new(data_dir),
+            Err(DataDirError::Locked { socket, .. }) => return Ok(Self::Socket(socket)),
+            Err(err) => return Err(err.into()),
         };
         let gate = GateConfig {
             prefix: serve::DEFAULT_GATE_PREFIX.to_owned(),

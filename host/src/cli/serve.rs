@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -39,6 +40,12 @@ pub(super) const DEFAULT_GATE_PREFIX: &str = "/v1/";
 
 /// What the first account is called until somebody gives it a name.
 const FIRST_ACCOUNT: &str = "Default account";
+
+/// How long to wait for who holds the data directory without answering.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often to look again.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the welcome proposes to ask for.
 const FIRST_REQUEST: &str = "/v1/balance";
@@ -147,7 +154,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     let signals = Signals::listen()?;
     let (stop, stopped) = watch::channel(false);
     let mut serving = JoinSet::new();
-    serving.spawn(server::serve(gate, host.gate_router(), stopped.clone()));
+    serving.spawn(server::serve(gate, host.gate(), stopped.clone()));
     let admin_routes = host.admin_router(AdminAccess::Credential(Arc::clone(&data_dir)));
     serving.spawn(server::serve(admin, admin_routes, stopped.clone()));
     let routes = host.internal_router(internal);
@@ -203,7 +210,7 @@ async fn open_data_dir(args: &ServeArgs) -> Result<(DataDir, bool)> {
     let path = args.data_dir.clone();
     let (init, init_if_missing) = (args.init, args.init_if_missing);
     tokio::task::spawn_blocking(move || {
-        let opened = if init { DataDir::create(&path) } else { DataDir::open(&path) };
+        let opened = if init { DataDir::create(&path) } else { open_when_free(&path) };
         match opened {
             Err(DataDirError::NotInitialized { .. }) if init_if_missing => {
                 Ok((DataDir::create(&path)?, true))
@@ -213,6 +220,24 @@ async fn open_data_dir(args: &ServeArgs) -> Result<(DataDir, bool)> {
         }
     })
     .await?
+}
+
+/// Opens a data directory. Where somebody holds it and does not answer at the
+/// socket, waits for a while: that is a host that starts or finishes its
+/// requests, or a command.
+pub(super) fn open_when_free(path: &Path) -> Result<DataDir, DataDirError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match DataDir::open(path) {
+            Err(DataDirError::Locked { socket, .. })
+                if std::os::unix::net::UnixStream::connect(&socket).is_err()
+                    && Instant::now() < until =>
+            {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Puts a host together over a data directory.

@@ -47,8 +47,11 @@ impl Budget {
     /// A decision in a loop is over after at least one and at most two budgets
     /// of CPU time.
     pub(super) fn is_spent(&mut self) -> bool {
+        self.is_spent_at(thread_cpu_time())
+    }
+
+    fn is_spent_at(&mut self, cpu: Duration) -> bool {
         self.deadlines += 1;
-        let cpu = thread_cpu_time();
         match self.cpu_at_first_deadline {
             None => {
                 self.cpu_at_first_deadline = Some(cpu);
@@ -86,4 +89,50 @@ pub(super) fn start_ticking(clockwork: &Arc<impl Clockwork>) -> std::io::Result<
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tells at which deadline a decision is over whose thread gets `cpu_ms` of
+    /// CPU time between one deadline and the next.
+    #[track_caller]
+    fn check(cpu_ms: u64, expected: Option<u64>) {
+        let mut budget = Budget::default();
+        let spent = |deadline: &u64| {
+            // The thread has done other work before.
+            let cpu = Duration::from_secs(5) + Duration::from_millis(deadline * cpu_ms);
+            budget.is_spent_at(cpu)
+        };
+        assert_eq!((1..=1000).find(spent), expected, "{cpu_ms} ms of CPU for each deadline");
+    }
+
+    #[test]
+    fn a_loop_is_over_at_its_second_deadline() {
+        check(10, Some(2));
+        check(11, Some(2));
+    }
+
+    #[test]
+    fn a_busy_machine_is_not_a_guilty_guest() {
+        // It got a fifth of a core, and so five times the time.
+        check(2, Some(6));
+        check(5, Some(3));
+        check(1, Some(11));
+    }
+
+    #[test]
+    fn a_thread_that_gets_no_cpu_at_all_is_given_up_on() {
+        check(0, Some(100));
+        assert_eq!(BUDGET * 100, WALL_LIMIT);
+    }
+
+    #[test]
+    fn what_the_thread_did_before_does_not_count() {
+        let mut budget = Budget::default();
+        assert!(!budget.is_spent_at(Duration::from_secs(3600)));
+        assert!(!budget.is_spent_at(Duration::from_secs(3600) + BUDGET / 2));
+        assert!(budget.is_spent_at(Duration::from_secs(3600) + BUDGET));
+    }
 }

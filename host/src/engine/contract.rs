@@ -1,11 +1,6 @@
 //! The types of `wit/`, as the host sees them. Generated.
 
-#![expect(
-    missing_docs,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "written by wasmtime's bindgen; the documentation is in `wit/`"
-)]
+#![expect(missing_docs, reason = "written by wasmtime's bindgen; the documentation is in `wit/`")]
 
 wasmtime::component::bindgen!({
     path: "../wit",

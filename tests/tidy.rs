@@ -1,0 +1,164 @@
+//! What a compiler cannot check: that things are where they belong, and that
+//! what is written about them is true.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Returns the host's sources, by their path below `host/src`, without comments
+/// and without their tests.
+fn host_sources() -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let folder = root().join("host/src");
+    let mut paths = Vec::new();
+    walk(&folder, &mut paths);
+    assert!(paths.len() > 30, "only {} sources were found", paths.len());
+    let tests_only = ["storage/contract.rs", "storage/double.rs", "simulated/tests.rs"];
+    paths
+        .iter()
+        .map(|path| (path.strip_prefix(&folder).unwrap().display().to_string(), path))
+        .filter(|(name, _)| !tests_only.contains(&name.as_str()))
+        .map(|(name, path)| {
+            let text = fs::read_to_string(path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            (name, code.collect::<Vec<_>>().join("\n"))
+        })
+        .collect()
+}
+
+/// Checks that `word` stands in the code of no source but those whose path
+/// starts with one of `home`.
+#[track_caller]
+fn only_in(home: &[&str], word: &str) {
+    for (name, code) in host_sources() {
+        if !home.iter().any(|start| name.starts_with(start)) {
+            let line = code.lines().find(|line| line.contains(word));
+            assert_eq!(line, None, "`{word}` in host/src/{name}");
+        }
+    }
+}
+
+#[test]
+fn only_the_engine_knows_wasmtime() {
+    only_in(&["engine"], "wasmtime");
+}
+
+#[test]
+fn only_storage_knows_the_database() {
+    only_in(&["storage"], "rusqlite");
+    only_in(&["storage"], "SELECT ");
+}
+
+#[test]
+fn only_one_file_picks_the_status_of_an_error() {
+    for status in [
+        "BAD_REQUEST",
+        "UNAUTHORIZED",
+        "FORBIDDEN",
+        "NOT_FOUND",
+        "CONFLICT",
+        "PAYLOAD_TOO_LARGE",
+        "TOO_MANY_REQUESTS",
+        "INTERNAL_SERVER_ERROR",
+        "BAD_GATEWAY",
+        "SERVICE_UNAVAILABLE",
+        "GATEWAY_TIMEOUT",
+    ] {
+        for (name, code) in host_sources() {
+            if name == "error.rs" {
+                continue;
+            }
+            // To read a status is not to pick one.
+            let picks = code.lines().find(|line| {
+                line.contains(&format!("StatusCode::{status}")) && !line.contains("== ")
+            });
+            assert_eq!(picks, None, "host/src/{name}");
+        }
+    }
+}
+
+#[test]
+fn the_host_holds_no_rule() {
+    // The command line has a default for a flag; the simulated API is a table
+    // of Stripe's objects.
+    let elsewhere = ["cli", "simulated"];
+    for word in [
+        "\"sk_", "\"rk_", "\"pk_", "whsec", "\"restricted\"", "\"secret\"", "\"publishable\"",
+        "\"organization\"", "\"managed\"", "180", "charge_", "payout",
+    ] {
+        only_in(&elsewhere, word);
+    }
+}
+
+#[test]
+fn the_readme_of_the_host_lists_every_route() {
+    let readme = read("host/README.md");
+    let mut routes = 0;
+    for (name, code) in host_sources() {
+        for part in code.split(".route(").skip(1) {
+            let route = part.trim_start().trim_start_matches('"').split('"').next().unwrap();
+            assert!(readme.contains(&format!(" {route}`")), "{route} of host/src/{name}");
+            routes += 1;
+        }
+    }
+    assert!(routes >= 10, "only {routes} routes were found");
+}
+
+#[test]
+fn the_readme_of_the_host_lists_every_flag_and_variable() {
+    let help = Command::new(env!("CARGO_BIN_EXE_wardkey")).args(["serve", "--help"]).output();
+    let help = String::from_utf8(help.unwrap().stdout).unwrap();
+    let words = |text: &str, start: &str| -> BTreeSet<String> {
+        text.split(|c: char| c.is_whitespace() || "`[]=,;:.".contains(c))
+            .filter(|word| word.starts_with(start) && word.len() > start.len())
+            .map(str::to_owned)
+            .collect()
+    };
+    let readme = read("host/README.md");
+    let table = readme.split("## Configuration").nth(1).unwrap().split("\n\n").nth(2).unwrap();
+    let mut flags = words(&help, "--");
+    flags.remove("--help");
+    assert_eq!(words(table, "--"), flags);
+    assert_eq!(words(table, "WARDKEY_"), words(&help, "WARDKEY_"));
+}
+
+#[test]
+fn the_readmes_lead_to_files_that_are_there() {
+    for readme in [
+        "README.md",
+        "host/README.md",
+        "policy/README.md",
+        "policy/examples/parcels/README.md",
+        "tests/README.md",
+        "wit/README.md",
+    ] {
+        let text = read(readme);
+        let folder = root().join(readme).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).filter_map(|part| part.split(')').next()) {
+            if !link.starts_with("http") && !link.starts_with('#') {
+                assert!(folder.join(link).exists(), "{readme} leads to {link}");
+            }
+        }
+    }
+}
