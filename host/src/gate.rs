@@ -1,8 +1,8 @@
 //! The gate: a request comes in, the policy decides, the request is served or
 //! refused.
 //!
-//! [`Gate::answer`] reads as the life of a request. What it hands to the
-//! backend is a [`Permit`], and there is no other way to get one.
+//! `Gate::answer` reads as the life of a request. What it hands to the
+//! backend is a `Permit`, and there is no other way to get one.
 
 use std::{borrow::Cow, mem, net::IpAddr, sync::Arc};
 
@@ -45,6 +45,11 @@ const STRIPE_NOTICE: HeaderName = HeaderName::from_static("stripe-notice");
 const STRIPE_CONTEXT: HeaderName = HeaderName::from_static("stripe-context");
 const STRIPE_ACCOUNT: HeaderName = HeaderName::from_static("stripe-account");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const WARDKEY_KEY: HeaderName = HeaderName::from_static("wardkey-key");
+const WARDKEY_ACCOUNT: HeaderName = HeaderName::from_static("wardkey-account");
+const WARDKEY_MODE: HeaderName = HeaderName::from_static("wardkey-mode");
+const WARDKEY_PERMISSIONS: HeaderName = HeaderName::from_static("wardkey-permissions");
 
 /// The longest path that is kept in the log where no template is known, in
 /// bytes.
@@ -272,7 +277,7 @@ impl Gate {
         let Decided { answer, policy, took_us, .. } = self.decider.decide(&question).await?;
         self.metrics.decided(took_us);
         let log = &mut entry.entry;
-        log.policy = Some(Arc::clone(policy.name()));
+        log.policy = Some(policy.digest());
         log.decision_us = took_us;
         let (permit, endpoint) = match answer {
             Decision::Allow(grant) => {
@@ -385,22 +390,24 @@ fn needs_client_secret(grant: &Grant) -> bool {
 fn identified(mut request: Request<Body>, grant: &Grant, entry: &LogEntry) -> Request<Body> {
     let host = request.headers().get(header::HOST).cloned();
     let headers = request.headers_mut();
-    let mut add = |name: &str, value: &str| {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+    let mut add = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }
     };
-    add("wardkey-key", &grant.key);
-    add("wardkey-account", &grant.account);
-    add("wardkey-mode", Mode::from(grant.mode).as_str());
-    add("wardkey-permissions", &grant.permissions);
+    add(WARDKEY_KEY, &grant.key);
+    add(WARDKEY_ACCOUNT, &grant.account);
+    add(WARDKEY_MODE, Mode::from(grant.mode).as_str());
+    add(WARDKEY_PERMISSIONS, &grant.permissions);
     for (name, value) in &grant.attributes {
-        add(&format!("wardkey-{name}"), value);
+        if let Ok(name) = HeaderName::try_from(format!("wardkey-{name}")) {
+            add(name, value);
+        }
     }
-    add("x-forwarded-for", &entry.source.to_string());
-    add("request-id", &entry.request_id);
+    add(FORWARDED_FOR, &entry.source.to_string());
+    add(REQUEST_ID, &entry.request_id);
     if let Some(host) = host {
-        headers.insert("x-forwarded-host", host);
+        headers.insert(FORWARDED_HOST, host);
     }
     request
 }

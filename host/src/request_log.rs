@@ -355,20 +355,4 @@ mod tests {
         log.finish().await;
         check(&storage, &log, 0..1, 0);
     }
-
-    /// `cargo test --release -- --ignored --nocapture recording`
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "measures, and takes seconds"]
-    async fn what_recording_costs() {
-        let (_storage, log) = start(GatedStorage::answering());
-        let mut spent = Duration::ZERO;
-        for _ in 0..100 {
-            let entries: Vec<_> = (0..1_000).map(|number| entry(number, None)).collect();
-            let begin = std::time::Instant::now();
-            entries.into_iter().for_each(|entry| log.record(entry));
-            spent += begin.elapsed();
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        println!("{:?} an entry, {} dropped", spent / 100_000, log.dropped());
-    }
 }

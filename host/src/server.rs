@@ -81,7 +81,11 @@ impl Service for Router {
 }
 
 /// Serves requests until `stop` turns true, and then what still runs.
-pub async fn serve(listener: impl Listener, service: impl Service, mut stop: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: impl Listener,
+    service: impl Service,
+    mut stop: watch::Receiver<bool>,
+) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let draining = GracefulShutdown::new();
     let mut http = http1::Builder::new();

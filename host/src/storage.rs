@@ -192,9 +192,8 @@ pub struct LogEntry {
     pub code: Option<String>,
     /// The client's address.
     pub source: IpAddr,
-    /// SHA-256 of the policy that decided, in hexadecimal; `None` if it did not
-    /// come to that.
-    pub policy: Option<Arc<str>>,
+    /// SHA-256 of the policy that decided; `None` if it did not come to that.
+    pub policy: Option<Digest>,
     /// How long the decision took, in microseconds.
     pub decision_us: u32,
 }

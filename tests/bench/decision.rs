@@ -13,9 +13,7 @@ use wardkey::{
     active_policy::STANDARD_POLICY,
     engine::{
         Engine,
-        contract::{
-            Credential, Ipv4Net, Key, Mode, Request, Source, WellFormedCredential,
-        },
+        contract::{Credential, Ipv4Net, Key, Mode, Request, Source, WellFormedCredential},
     },
     facts::Facts,
     secret::Digest,
@@ -46,8 +44,7 @@ fn main() {
     );
 
     let permissions = policy.permissions().expect("the policy lists its permissions");
-    let mut many: Vec<&str> =
-        permissions.iter().map(|one| one.name.as_str()).take(149).collect();
+    let mut many: Vec<&str> = permissions.iter().map(|one| one.name.as_str()).take(149).collect();
     many.push("charge_read");
     many.sort_unstable();
     many.dedup();

@@ -40,10 +40,6 @@ use wardkey::{
 };
 use wardkey_policy::{Storage, authorize::authorize, contract as native};
 
-/// As in the program, for all servers alike.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const CONNECTIONS: usize = 16;
 const TURNS: usize = 5;
 const BODY: &str = r#"{"object":"list","data":[],"has_more":false,"url":"/v1/charges"}"#;
@@ -81,10 +77,7 @@ fn main() {
             (median(rates), median(figures.iter().map(|figure| figure.cpu_us).collect()))
         })
         .collect();
-    println!(
-        "{:<14} {:>12} {:>8} {:>16} {:>8}",
-        "", "requests/s", "ratio", "CPU/request", "ratio"
-    );
+    println!("{:<14} {:>12} {:>8} {:>16} {:>8}", "", "requests/s", "ratio", "CPU/request", "ratio");
     for (name, (per_second, cpu_us)) in names.iter().zip(&rows) {
         println!(
             "{name:<14} {per_second:>12.0} {:>7.2}x {cpu_us:>13.1} µs {:>7.2}x",
@@ -244,8 +237,7 @@ async fn serve(server: &str) {
                 permissions: vec!["charge_read".to_owned()],
                 ..CreateKey::default()
             };
-            let (_, secret) =
-                host.keys().create(&Caller::Operator, wanted).await.expect("a key");
+            let (_, secret) = host.keys().create(&Caller::Operator, wanted).await.expect("a key");
             println!("{address} {}", secret.expose());
             server::serve(listener, host.gate(), stopped).await;
         }

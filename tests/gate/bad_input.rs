@@ -111,7 +111,7 @@ fn a_credential_that_cannot_be_read_is_refused() {
     ] {
         suite.check_credential(lines.as_bytes(), expected);
     }
-    if unpadded.len() % 4 != 0 {
+    if !unpadded.len().is_multiple_of(4) {
         let lines = format!("Authorization: Basic {unpadded}\r\n");
         suite.check_credential(lines.as_bytes(), "401 authorization_invalid");
     }

@@ -90,7 +90,7 @@ CREATE TABLE request_log (
     status      INTEGER NOT NULL,
     code        TEXT,
     source      TEXT    NOT NULL,
-    policy      TEXT,
+    policy      BLOB,
     decision_us INTEGER NOT NULL
 ) STRICT;
 

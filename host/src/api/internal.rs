@@ -16,7 +16,11 @@ use serde_json::{Value, json};
 
 use super::{Json, bearer};
 use crate::{
-    engine::contract::{Decision, Denial, Grant, Request as Question},
+    decide::DecideError,
+    engine::{
+        EngineError,
+        contract::{Decision, Denial, Grant, Request as Question, explain::Explanation},
+    },
     error::{ApiError, ErrorBody},
     gate::MAX_HEADER_BYTES,
     host::Host,
@@ -163,16 +167,24 @@ pub(super) async fn verify_request(
         now: host.clock.now(),
         attributes: question::attributes(host.allow_unlisted),
     };
-    let (decision, steps, policy) = if asked.explain {
-        let decided = host.decider.explain(&question).await?;
-        let steps = decided.answer.steps.iter();
-        let steps = steps
-            .map(|step| json!({"rule": step.rule, "passed": step.passed, "detail": step.detail}))
-            .collect();
-        (decided.answer.decision, Some(Value::Array(steps)), decided.policy)
-    } else {
-        let decided = host.decider.decide(&question).await?;
-        (decided.answer, None, decided.policy)
+    let explained = match asked.explain {
+        true => host.decider.explain(&question).await,
+        false => Err(EngineError::Missing("explain").into()),
+    };
+    let (decision, steps, policy) = match explained {
+        Ok(explained) => {
+            let Explanation { decision, steps } = explained.answer;
+            let steps = steps.iter().map(
+                |step| json!({ "rule": step.rule, "passed": step.passed, "detail": step.detail }),
+            );
+            (decision, Some(steps.collect()), explained.policy)
+        }
+        // Nobody asked, or a policy that cannot say: the decision stands alone.
+        Err(DecideError::Engine(EngineError::Missing(_))) => {
+            let decided = host.decider.decide(&question).await?;
+            (decided.answer, None, decided.policy)
+        }
+        Err(err) => return Err(err.into()),
     };
     let mut answer = match &decision {
         Decision::Allow(grant) => allowed(grant),
@@ -180,7 +192,7 @@ pub(super) async fn verify_request(
     };
     answer["policy"] = policy.digest().to_hex().into();
     if let Some(steps) = steps {
-        answer["steps"] = steps;
+        answer["steps"] = Value::Array(steps);
     }
     Ok(axum::Json(answer))
 }

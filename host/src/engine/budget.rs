@@ -14,9 +14,10 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// How far apart the ticks of the epoch are. Shorter would wake an idle host
-/// more than a thousand times a second for nothing.
-const TICK: Duration = Duration::from_millis(1);
+/// How far apart the ticks of the epoch are. Each wakes a thread, also of an
+/// idle host: a thousand a second would be 1 % of a core for nothing, and the
+/// budget is judged by CPU time anyway, not by counting ticks.
+const TICK: Duration = Duration::from_millis(5);
 
 /// How much CPU time a decision may take. The standard policy takes a
 /// thousandth of it; a rule that needs longer would hold up a worker thread

@@ -113,7 +113,7 @@ pub(crate) fn entry(number: u64, key_id: Option<&str>) -> LogEntry {
         status: 200,
         code: None,
         source: IpAddr::from([203, 0, 113, 5]),
-        policy: Some("5f".repeat(32).into()),
+        policy: Some(Digest::from_bytes([0x5F; 32])),
         decision_us: 17,
     }
 }

@@ -631,42 +631,4 @@ mod tests {
             .unwrap();
         assert!(plan.contains("USING INDEX request_log_by_key (<expr>=? AND key_id=?)"), "{plan}");
     }
-
-    /// `cargo test --release -- --ignored --nocapture rows_of_the_log`
-    #[tokio::test]
-    #[ignore = "measures, and takes seconds"]
-    async fn what_rows_of_the_log_cost() {
-        let policies = "5f".repeat(32);
-        for keys in [10, 100_000] {
-            let dir = tempfile::tempdir().unwrap();
-            let storage = open(&dir);
-            let mut spent = Vec::new();
-            for batch in 0..400_u64 {
-                let entries: Vec<_> = (0..4096)
-                    .map(|at| {
-                        let number = batch * 4096 + at;
-                        let key = (number * 7919) % keys;
-                        LogEntry {
-                            request_id: format!("req_{number:024}"),
-                            policy: Some(policies.as_str().into()),
-                            ..entry(number, Some(&format!("key_{key:024}")))
-                        }
-                    })
-                    .collect();
-                let start = std::time::Instant::now();
-                storage.append_log(entries.into()).await.unwrap();
-                spent.push(start.elapsed() / 4096);
-            }
-            let bytes = std::fs::metadata(dir.path().join("test.db")).unwrap().len();
-            for part in spent.chunks(50) {
-                let mean = part.iter().sum::<Duration>() / part.len() as u32;
-                println!("{keys} keys: {mean:?} a row, worst {:?}", part.iter().max());
-            }
-            println!("{keys} keys: {} MB", bytes / 1_000_000);
-            let start = std::time::Instant::now();
-            let key = format!("key_{:024}", keys / 2);
-            let found = storage.recent_log(Some(&key), 100).await.unwrap().len();
-            println!("{keys} keys: {found} rows in {:?}", start.elapsed());
-        }
-    }
 }

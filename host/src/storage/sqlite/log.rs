@@ -1,15 +1,22 @@
 //! The request log in SQLite: a ring of the newest rows.
 
-use rusqlite::{Connection, Row, Rows, Transaction, params};
+use rusqlite::{Connection, Row, Rows, Statement, ToSql, Transaction, params};
 
 use super::{Source, damaged, sql_limit, to_sql_int};
-use crate::storage::{LogEntry, StorageResult};
+use crate::{
+    secret::Digest,
+    storage::{LogEntry, StorageResult},
+};
 
 /// The index by key is made of blocks of 2^14 rows. Part of the schema.
 const BLOCK_BITS: u32 = 14;
 
 const COLUMNS: &str = "request_id, at_ms, key_id, account, method, path, status, code, source, \
      policy, decision_us";
+
+/// How many rows one statement inserts: to start and end a statement costs as
+/// much as a row.
+const ROWS_PER_INSERT: usize = 16;
 
 /// Appends `entries` and deletes as many of the oldest rows as are more than
 /// `max_rows`.
@@ -18,24 +25,16 @@ pub(super) fn append(
     entries: &[LogEntry],
     max_rows: u64,
 ) -> StorageResult<()> {
-    let mut insert = transaction.prepare_cached(
-        "INSERT INTO request_log (request_id, at_ms, key_id, account, method, path, status, \
-         code, source, policy, decision_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-    )?;
-    for entry in entries {
-        insert.execute(params![
-            entry.request_id,
-            to_sql_int(entry.at_ms),
-            entry.key_id,
-            entry.account,
-            entry.method,
-            entry.path,
-            entry.status,
-            entry.code,
-            entry.source.to_string(),
-            entry.policy,
-            entry.decision_us,
-        ])?;
+    let (blocks, rest) = entries.as_chunks::<ROWS_PER_INSERT>();
+    if !blocks.is_empty() {
+        let mut insert = transaction.prepare_cached(&insert_of(ROWS_PER_INSERT))?;
+        for block in blocks {
+            insert_rows(&mut insert, block)?;
+        }
+    }
+    let mut insert = transaction.prepare_cached(&insert_of(1))?;
+    for entry in rest {
+        insert_rows(&mut insert, std::slice::from_ref(entry))?;
     }
     // Rows go away at the old end only, so that `seq` has no gaps and the bound
     // needs no count: with every batch go as many rows as came with it.
@@ -44,6 +43,35 @@ pub(super) fn append(
             "DELETE FROM request_log WHERE seq <= (SELECT max(seq) FROM request_log) - ?1",
         )?
         .execute([to_sql_int(max_rows)])?;
+    Ok(())
+}
+
+/// Returns the statement that inserts this many rows.
+fn insert_of(rows: usize) -> String {
+    let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    format!("INSERT INTO request_log ({COLUMNS}) VALUES {}", vec![row; rows].join(", "))
+}
+
+fn insert_rows(insert: &mut Statement<'_>, entries: &[LogEntry]) -> StorageResult<()> {
+    let mut column = 0;
+    let mut bind = |value: &dyn ToSql| {
+        column += 1;
+        insert.raw_bind_parameter(column, value)
+    };
+    for entry in entries {
+        bind(&entry.request_id)?;
+        bind(&to_sql_int(entry.at_ms))?;
+        bind(&entry.key_id)?;
+        bind(&entry.account)?;
+        bind(&entry.method)?;
+        bind(&entry.path)?;
+        bind(&entry.status)?;
+        bind(&entry.code)?;
+        bind(&entry.source.to_string())?;
+        bind(&entry.policy.as_ref().map(|policy| &policy.as_bytes()[..]))?;
+        bind(&entry.decision_us)?;
+    }
+    insert.raw_execute()?;
     Ok(())
 }
 
@@ -108,7 +136,7 @@ fn read_entry(row: &Row<'_>) -> Result<LogEntry, Source> {
         status: row.get(6)?,
         code: row.get(7)?,
         source: row.get::<_, String>(8)?.parse()?,
-        policy: row.get(9)?,
+        policy: row.get::<_, Option<[u8; 32]>>(9)?.map(Digest::from_bytes),
         decision_us: row.get(10)?,
     })
 }
