@@ -64,7 +64,7 @@ pub(crate) const MAX_HEADER_BYTES: usize = 256;
 const CLIENT_GONE: u16 = 499;
 
 /// The route at which a key learns what it is.
-const SELF_PATH: &str = "/v2/iam/api_keys/self";
+pub(crate) const SELF_PATH: &str = "/v2/iam/api_keys/self";
 
 /// What serves the requests that were let through.
 pub enum Backend {

@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     data_dir::{DataDir, DataDirError},
     engine::Engine,
-    gate::GateConfig,
+    gate::{GateConfig, SELF_PATH},
     host::{Api, Host, Parts},
     secret::{Brand, Digest},
     server,
@@ -47,7 +47,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often to look again.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// What the welcome proposes to ask for.
+/// What the welcome proposes to ask the simulated API for, if the catalogue has
+/// it.
 const FIRST_REQUEST: &str = "/v1/balance";
 
 #[derive(Args, Debug)]
@@ -342,16 +343,18 @@ async fn welcome(
     print::line(format_args!("  data      {}", folder.display()))?;
     print::line(format_args!("  operator  {}", operator.display()))?;
     print::line("")?;
-    // A prefix of one's own goes with a catalogue of one's own: what to ask
-    // there is not for us to know.
-    if !FIRST_REQUEST.starts_with(&args.gate_prefix) {
-        return Ok(());
-    }
+    // What an API of one's own has to offer is not for us to know; what a key
+    // is, the gate itself tells.
+    let simulated = args.upstream.is_none() && FIRST_REQUEST.starts_with(&args.gate_prefix);
+    let first_request = match host.policy().find_endpoint("GET", FIRST_REQUEST) {
+        Ok(Some(_)) if simulated => FIRST_REQUEST,
+        _ => SELF_PATH,
+    };
     if let Some(key) = first_key(host).await? {
         print::line(if is_new { "Your first request:" } else { "A request:" })?;
         print::line("")?;
         print::line(format_args!(
-            "  curl http://{gate}{FIRST_REQUEST} -u {}:",
+            "  curl http://{gate}{first_request} -u {}:",
             shown(args, host, &key).await?
         ))?;
         print::line("")?;
