@@ -174,3 +174,31 @@ fn the_readmes_lead_to_files_that_are_there() {
         }
     }
 }
+
+#[test]
+fn no_file_holds_what_a_scanner_would_take_for_a_key() {
+    /// As many characters behind the prefix are a key for common scanners.
+    const BODY_CHARS: usize = 16;
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
+    let listed = match listed {
+        Ok(listed) if listed.status.success() => String::from_utf8(listed.stdout).unwrap(),
+        // A copy without git, such as an archive: its files were checked where
+        // it came from.
+        _ => return println!("skipped: this is no git checkout"),
+    };
+    let mut files = 0;
+    for file in listed.split('\0').filter(|file| !file.is_empty()) {
+        let Ok(text) = fs::read_to_string(root().join(file)) else { continue };
+        files += 1;
+        for kind in ["sk", "rk", "pk", "sk_org"] {
+            for mode in ["test", "live"] {
+                let prefix = format!("{kind}_{mode}_");
+                for body in text.split(&prefix).skip(1) {
+                    let chars = body.bytes().take_while(u8::is_ascii_alphanumeric).count();
+                    assert!(chars < BODY_CHARS, "{file}: {prefix} and {chars} characters");
+                }
+            }
+        }
+    }
+    assert!(files > 80, "only {files} files were read");
+}

