@@ -134,10 +134,13 @@ impl Cache {
     /// Notes that a key has moved money, until storage has it: the rules must
     /// not forget it for the second that this takes.
     pub fn money_moved(&self, digest: Digest, now: u64) {
-        let Some(known) = self.keys.present.get(&digest) else { return };
-        let mut key = Key::clone(&known);
-        key.money_moved_at = key.money_moved_at.max(Some(now));
-        self.changed(|| self.keys.present.insert(digest, Arc::new(key)));
+        self.changed(|| {
+            if let Some(known) = self.keys.present.get(&digest) {
+                let mut key = Key::clone(&known);
+                key.money_moved_at = key.money_moved_at.max(Some(now));
+                self.keys.present.insert(digest, Arc::new(key));
+            }
+        });
     }
 
     /// Forgets an account that was changed, like [`Self::key_changed`].

@@ -105,7 +105,8 @@ enum KeysCommand {
         #[arg(long)]
         include_expired: bool,
     },
-    /// Makes a key and shows its secret. A live secret is shown this once.
+    /// Makes a key and shows its secret. The secret of a live secret or restricted key
+    /// is shown this once.
     Create(Box<CreateArgs>),
     /// Shows a key, without its secret.
     Show {

@@ -32,7 +32,7 @@ mod budget;
 pub mod contract;
 
 /// The largest component that is read, in bytes. The standard policy is a
-/// fortieth of it; compiling takes time and memory in proportion.
+/// fiftieth of it; compiling takes time and memory in proportion.
 pub const MAX_COMPONENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// The most memory that an instance may grow to, in bytes. Room for a policy

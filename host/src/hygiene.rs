@@ -30,7 +30,7 @@ pub fn clean_request_headers(headers: &mut HeaderMap) {
             || is_ours(name)
             || is_private(name)
             || is_forwarding(name)
-            || is_method(name)
+            || is_override(name)
     });
 }
 
@@ -70,9 +70,17 @@ fn is_forwarding(name: &str) -> bool {
     matches!(name, "forwarded" | "x-forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
 }
 
-/// Overrides of the method: a permitted `POST` would be served as a `DELETE`.
-fn is_method(name: &str) -> bool {
-    matches!(name, "x-http-method-override" | "x-http-method" | "x-method-override")
+/// Overrides of what was authorized: a permitted `POST` would be served as a
+/// `DELETE`, or under another path.
+fn is_override(name: &str) -> bool {
+    matches!(
+        name,
+        "x-http-method-override"
+            | "x-http-method"
+            | "x-method-override"
+            | "x-original-url"
+            | "x-rewrite-url"
+    )
 }
 
 /// Removes the headers whose spelled-out name `refuses` and those that

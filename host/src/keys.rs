@@ -321,7 +321,7 @@ impl Keys {
         let Some(sealed) = &key.sealed_secret else {
             return Err(ApiError::Conflict(
                 "the secret of this key was shown once, when it was made, and was not kept; \
-                 rotate the key, or make another"
+                 make another key"
                     .to_owned(),
             ));
         };

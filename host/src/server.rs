@@ -95,11 +95,16 @@ pub async fn serve(
         // A client that has sent all it will may still read.
         .half_close(true);
     loop {
-        let Ok(place) = Arc::clone(&connections).acquire_owned().await else { break };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            // A connection is accepted once there is a place for it. Both waits
+            // end when the host is asked to stop.
+            accepted = async {
+                let place = Arc::clone(&connections).acquire_owned().await;
+                (place, listener.accept().await)
+            } => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
+        let (Ok(place), accepted) = accepted else { break };
         let (io, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(err) => {

@@ -257,7 +257,9 @@ async fn show_account(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UpdateAccount {
-    /// The organization to be a member of; null for none.
+    /// The organization to be a member of; null for none. Has to be said: a
+    /// body without it must not end a membership.
+    #[serde(deserialize_with = "Option::deserialize")]
     organization: Option<String>,
 }
 

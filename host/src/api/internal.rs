@@ -121,8 +121,9 @@ pub struct Verify {
     pub method: String,
     /// The path, without the query.
     pub path: String,
-    /// The client's address.
-    #[serde(default = "loopback")]
+    /// The client's address. Left out: unknown, which is in no sensible
+    /// allowlist.
+    #[serde(default = "unknown_address")]
     pub source: IpAddr,
     /// The `Stripe-Context` header.
     #[serde(default)]
@@ -138,8 +139,8 @@ pub struct Verify {
     pub explain: bool,
 }
 
-fn loopback() -> IpAddr {
-    IpAddr::from([127, 0, 0, 1])
+fn unknown_address() -> IpAddr {
+    IpAddr::from([0, 0, 0, 0])
 }
 
 /// Decides about a request that another service got. A denial is an answer like

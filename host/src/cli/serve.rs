@@ -17,6 +17,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{Exit, print};
@@ -40,6 +41,10 @@ pub(super) const DEFAULT_GATE_PREFIX: &str = "/v1/";
 
 /// What the first account is called until somebody gives it a name.
 const FIRST_ACCOUNT: &str = "Default account";
+
+/// How long storage may take for what is in memory when the host stops. A disk
+/// that stalls must not keep it from ending.
+const FINISH_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long to wait for who holds the data directory without answering.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -171,9 +176,11 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     tracing::info!("stopping: requests that run are finished, and the log is written");
     let _ = stop.send(true);
     while serving.join_next().await.is_some() {}
-    let finished = host.finish().await;
+    let finished = timeout(FINISH_PATIENCE, host.finish()).await;
     let _ = std::fs::remove_file(data_dir.socket());
-    finished.context("the last uses of keys were not written")?;
+    finished
+        .context("storage did not take the end of the log in time")?
+        .context("the last uses of keys were not written")?;
     Ok(Exit::Fine)
 }
 

@@ -19,7 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// budget is judged by CPU time anyway, not by counting ticks.
 const TICK: Duration = Duration::from_millis(5);
 
-/// How much CPU time a decision may take. The standard policy takes a
+/// How much CPU time one run of a decision may take. The standard policy takes a
 /// thousandth of it; a rule that needs longer would hold up a worker thread
 /// that other requests wait for.
 const BUDGET: Duration = Duration::from_millis(10);
