@@ -32,6 +32,11 @@ pub fn clean_request_headers(headers: &mut HeaderMap) {
             || is_forwarding(name)
             || is_override(name)
     });
+    // An upstream that reads headers as CGI does takes these for the ones that
+    // were decided by, or that we add.
+    for name in ["stripe_account", "stripe_context", "stripe_version", "request_id"] {
+        headers.remove(name);
+    }
 }
 
 /// Removes from an upstream's response what must not reach the client: headers
@@ -261,6 +266,11 @@ mod tests {
             "X-HTTP_Method",
             "X-Method-Override",
             "X_Method_Override",
+            "X-Original-URL",
+            "X_Rewrite_URL",
+            "Stripe_Account",
+            "Stripe_Context",
+            "Request_Id",
         ] {
             check_removed(clean_request_headers, name);
         }

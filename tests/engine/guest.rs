@@ -78,7 +78,7 @@ impl Guest {
 
 /// Texts that answers point at.
 const TEXT: &[u8] =
-    b"no key_another acct_1 x-name Upper wardkey\r\n a\r\nset-cookie:b \xc3\xa9 \xff\xfe ";
+    b"no key_another acct_1 x-name Upper wardkey\r\n a\r\nset-cookie:b \xc3\xa9 \xff\xfe account ";
 
 /// Returns address and length of a piece of [`TEXT`].
 fn text(piece: impl AsRef<[u8]>) -> (u32, u32) {

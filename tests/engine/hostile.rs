@@ -253,6 +253,8 @@ fn a_grant_that_would_break_a_header_decides_nothing() {
     let row = |what: &str, more: String| place.is_failure(what, honest_with(&more));
     let injection = "a\r\nset-cookie:b";
     row("a line break in a value", attribute("x-name", injection));
+    row("the host's own word on the key", attribute("key", "key_another"));
+    row("the host's own word on the account", attribute("account", "acct_1"));
     row("a line break in a name", attribute("wardkey\r\n", "no"));
     row("capitals in a name", attribute("Upper", "no"));
     row("a blank in a name", attribute("no key_another", "no"));

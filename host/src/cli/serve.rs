@@ -376,7 +376,13 @@ async fn first_key(host: &Host) -> Result<Option<KeyRecord>> {
     let keys = host.storage.list_keys(filter).await?;
     // By its permissions and not its kind: which kinds there are is the
     // policy's to say.
-    Ok(keys.into_iter().rev().find(|key| key.permissions == "*" && key.sealed_secret.is_some()))
+    let now = host.clock.now();
+    let usable = |key: &KeyRecord| {
+        key.permissions == "*"
+            && key.sealed_secret.is_some()
+            && key.ends_at.is_none_or(|ends_at| now < ends_at)
+    };
+    Ok(keys.into_iter().rev().find(usable))
 }
 
 /// Returns the secret if a person is looking, and otherwise what shows it: the
