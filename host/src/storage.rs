@@ -13,13 +13,16 @@
 //!   returns `Ok`, or has not happened at all. The request log alone is
 //!   written without waiting for the disk.
 
-use std::{error::Error, net::IpAddr, sync::Arc};
+use std::{error::Error, net::IpAddr, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::secret::Digest;
+use crate::{
+    audit::{AuditKey, AuditSeal},
+    secret::Digest,
+};
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -111,10 +114,46 @@ pub struct KeyRecord {
     pub restored_at: Option<u64>,
     /// When it last moved money.
     pub money_moved_at: Option<u64>,
-    /// When it was last used.
-    pub last_used_at: Option<u64>,
+    /// When, from where and for what it was last used.
+    pub last_use: Option<LastUse>,
     /// What the policy adds, as sorted name and value pairs.
     pub attributes: Vec<(String, String)>,
+    /// Whether its secret was made elsewhere: it has no checksum of ours.
+    pub imported: bool,
+    /// The key that it took the place of when that was rotated.
+    pub replaces: Option<String>,
+    /// The key that took its place when it was rotated.
+    pub replaced_by: Option<String>,
+    /// The rotation that was scheduled for it.
+    pub rotation: Option<RotationSchedule>,
+    /// Whether its end was seen to: its secret forgotten, and the audit log told.
+    pub end_noted: bool,
+    /// How often it was changed. A change is stored only over the revision that
+    /// it was made from. Uses are no changes.
+    pub revision: u64,
+}
+
+/// The latest use of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastUse {
+    /// When.
+    pub at: u64,
+    /// The client's address.
+    pub source: IpAddr,
+    /// The method and the path's template (`POST /v1/charges`), or the method
+    /// alone where the catalogue does not list the endpoint.
+    pub endpoint: String,
+}
+
+/// When the host rotates a key by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RotationSchedule {
+    /// The time of the next rotation.
+    pub at: u64,
+    /// The replacement is rotated again after this many days. `None`: once.
+    pub every_days: Option<u32>,
+    /// How long the old key works beside its replacement, in minutes.
+    pub expire_current_in_minutes: u32,
 }
 
 /// An account: it owns keys and objects.
@@ -164,7 +203,7 @@ pub struct UsageMark {
     /// The key that was used.
     pub key_id: String,
     /// The latest use.
-    pub last_used_at: u64,
+    pub last_use: LastUse,
     /// The latest use that moved money, if one did.
     pub money_moved_at: Option<u64>,
 }
@@ -196,6 +235,129 @@ pub struct LogEntry {
     pub policy: Option<Digest>,
     /// How long the decision took, in microseconds.
     pub decision_us: u32,
+}
+
+/// Which entries of the request log are asked for, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct LogFilter {
+    /// Only requests with this key.
+    pub key_id: Option<String>,
+    /// Only requests that acted on this account, or were made with a key of it.
+    pub account: Option<String>,
+    /// Only requests of this mode: of those, whose key is known.
+    pub mode: Option<Mode>,
+    /// Only requests that came at this time or later, in milliseconds since 1970.
+    pub from_ms: Option<u64>,
+    /// Only requests that came before this time, in milliseconds since 1970.
+    pub until_ms: Option<u64>,
+    /// Only answers with these statuses: both included.
+    pub statuses: Option<(u16, u16)>,
+    /// Only answers with this error code.
+    pub code: Option<String>,
+    /// Only requests with this method.
+    pub method: Option<String>,
+    /// Only requests of this path's template.
+    pub path: Option<String>,
+    /// Start behind the entry with this position.
+    pub before: Option<u64>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// One change that commits whole or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Accounts to make.
+    pub new_accounts: Vec<AccountRecord>,
+    /// Organizations to make.
+    pub new_organizations: Vec<OrganizationRecord>,
+    /// Accounts that become members of an organization, or of none.
+    pub memberships: Vec<(String, Option<String>)>,
+    /// Keys to make, each at its revision.
+    pub new_keys: Vec<KeyRecord>,
+    /// Keys as they are from now on. `revision` is the one that was read; the
+    /// stored one is one more. Uses are not written: they have a way of their
+    /// own, and may be newer than what was read.
+    pub changed_keys: Vec<KeyRecord>,
+    /// What the audit log says of it. A change without a word there is a bug.
+    pub audit: Vec<AuditEntry>,
+    /// What a repeated request gets.
+    pub reply: Option<KeptReply>,
+}
+
+/// What a repeated management request gets: the answer without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptReply {
+    /// Who asked: `operator`, or a key's id.
+    pub caller: String,
+    /// The caller's `Idempotency-Key`.
+    pub idempotency_key: String,
+    /// SHA-256 of method, path and body: another request under the same key is
+    /// the caller's mistake.
+    pub request_digest: Digest,
+    /// When it was answered.
+    pub at: u64,
+    /// The status answered.
+    pub status: u16,
+    /// The JSON answered, without any secret.
+    pub body: String,
+}
+
+/// What somebody did, or tried to do, with keys and what belongs to them. Holds
+/// no secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Who: `operator`, `platform` (the host itself), or a key's id.
+    pub actor: String,
+    /// From which address; absent for the host itself and for the socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// The request, `req_…`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// What: `api_key.created`, `api_key.expired`, ….
+    pub action: String,
+    /// With what: the id of a key, an account, ….
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The error code if it was refused. Absent: it was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// How it was before: the fields that changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Value>,
+    /// How it is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Value>,
+}
+
+/// An entry of the audit log as it lies there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedAuditEntry {
+    /// Its position: 1, 2, 3 and so on without a gap.
+    pub sequence: u64,
+    /// The entry as it was written, byte for byte: an [`AuditEntry`] as JSON.
+    pub text: String,
+    /// What seals it, and with it all before it.
+    pub seal: AuditSeal,
+}
+
+/// Which entries of the audit log are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    /// Only entries about this key, account or organization.
+    pub target: Option<String>,
+    /// Only what this caller did.
+    pub actor: Option<String>,
+    /// Newest first, and before this position. Else oldest first, and behind
+    /// `after`.
+    pub before: Option<u64>,
+    /// Oldest first, and behind this position.
+    pub after: Option<u64>,
+    /// At most this many.
+    pub limit: usize,
 }
 
 /// An object of the simulated API.
@@ -255,6 +417,13 @@ pub enum StorageError {
         /// The id that was to be made.
         id: String,
     },
+    /// Somebody else has changed the record since it was read. Nothing was
+    /// stored: read it again, and decide anew.
+    #[error("record `{id}` was changed meanwhile")]
+    Changed {
+        /// The record's id.
+        id: String,
+    },
 }
 
 /// The result of a storage operation.
@@ -272,35 +441,59 @@ pub trait Storage: Send + Sync + 'static {
     /// Returns keys, newest first, at most `filter.limit`.
     async fn list_keys(&self, filter: KeyFilter) -> StorageResult<Vec<KeyRecord>>;
 
-    /// Stores a new key.
-    async fn create_key(&self, key: KeyRecord) -> StorageResult<()>;
+    /// Stores a change, its audit entries and its kept reply together, or
+    /// nothing. `chain` seals the entries.
+    ///
+    /// # Errors
+    ///
+    /// [`Changed`](StorageError::Changed) if a key has another revision, and
+    /// [`Exists`](StorageError::Exists) if a record or a kept reply of that name
+    /// is there already.
+    async fn commit(&self, change: Change, chain: Arc<AuditKey>) -> StorageResult<()>;
+
+    /// Returns keys whose scheduled rotation is due at `now`, the longest due
+    /// first, without those that have ended.
+    async fn due_rotations(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>>;
+
+    /// Returns keys that have ended at `now` and whose end was not seen to, the
+    /// longest ended first.
+    async fn unnoted_ends(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>>;
+
+    /// Returns the digests of all imported keys.
+    async fn imported_digests(&self) -> StorageResult<Vec<Digest>>;
+
+    /// Returns the sealed secrets behind this key id, in the order of ids.
+    async fn sealed_secrets(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> StorageResult<Vec<(String, Vec<u8>)>>;
+
+    /// Puts newly sealed secrets in the place of old ones: key id, old, new. One
+    /// that is no longer there as it was is passed over.
+    async fn replace_sealed_secrets(
+        &self,
+        secrets: Vec<(String, Vec<u8>, Vec<u8>)>,
+    ) -> StorageResult<()>;
+
+    /// Returns what was answered to a request with this idempotency key.
+    async fn find_reply(
+        &self,
+        caller: &str,
+        idempotency_key: &str,
+    ) -> StorageResult<Option<KeptReply>>;
+
+    /// Returns entries of the audit log.
+    async fn list_audit(&self, filter: AuditFilter) -> StorageResult<Vec<SealedAuditEntry>>;
 
     /// Returns the accounts of these ids, in the order asked.
     async fn find_accounts(&self, ids: Vec<String>) -> StorageResult<Vec<Option<AccountRecord>>>;
 
-    /// Stores a new account together with its first keys, or nothing.
-    async fn create_account(
-        &self,
-        account: AccountRecord,
-        keys: Vec<KeyRecord>,
-    ) -> StorageResult<()>;
-
     /// Returns all accounts, oldest first, at most `limit`.
     async fn list_accounts(&self, limit: usize) -> StorageResult<Vec<AccountRecord>>;
 
-    /// Stores a new organization.
-    async fn create_organization(&self, organization: OrganizationRecord) -> StorageResult<()>;
-
     /// Returns the organization with this id.
     async fn find_organization(&self, id: &str) -> StorageResult<Option<OrganizationRecord>>;
-
-    /// Makes an account a member of an organization, or of none. Returns
-    /// whether there is such an account.
-    async fn set_organization(
-        &self,
-        account: &str,
-        organization: Option<&str>,
-    ) -> StorageResult<bool>;
 
     /// Notes uses of keys. A stored time never goes back.
     async fn record_usage(&self, marks: Vec<UsageMark>) -> StorageResult<()>;
@@ -308,8 +501,28 @@ pub trait Storage: Send + Sync + 'static {
     /// Appends to the request log and keeps it within its bound.
     async fn append_log(&self, entries: Arc<[LogEntry]>) -> StorageResult<()>;
 
-    /// Returns the newest entries of the request log, of one key or of all.
-    async fn recent_log(&self, key_id: Option<&str>, limit: usize) -> StorageResult<Vec<LogEntry>>;
+    /// Returns entries of the request log with their positions.
+    async fn find_log(&self, filter: LogFilter) -> StorageResult<Vec<(u64, LogEntry)>>;
+
+    /// Drops entries of the request log that came before `log_before_ms`, and
+    /// kept replies from before `replies_before` (in seconds). Returns how many
+    /// entries.
+    async fn drop_old(
+        &self,
+        log_before_ms: Option<u64>,
+        replies_before: u64,
+    ) -> StorageResult<u64>;
+
+    /// Writes a copy of everything to a new file, while the host runs. The copy
+    /// is marked with `now`: a host that opens it knows that it is one.
+    async fn back_up(&self, to: &Path, now: u64) -> StorageResult<()>;
+
+    /// Returns when the copy was made that this storage began as, if it did and
+    /// nobody has [accepted](Self::accept_backup) it yet.
+    async fn backup_made_at(&self) -> StorageResult<Option<u64>>;
+
+    /// Takes that mark off: the operator knows that this is an older state.
+    async fn accept_backup(&self) -> StorageResult<()>;
 
     /// Returns an object of the simulated API.
     async fn find_object(
