@@ -11,10 +11,11 @@
 //!   be absent has a bounded place of its own.
 
 use std::{
+    collections::HashSet,
     hash::Hash,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,8 +25,8 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     engine::contract::{Account, Ipv4Net, Key, Mode},
-    secret::Digest,
-    storage::{self, AccountRecord, KeyRecord, Storage, StorageError, StorageResult},
+    secret::{Brand, Digest, Presented},
+    storage::{self, AccountRecord, Ipv4Network, KeyRecord, Storage, StorageError, StorageResult},
 };
 
 /// How many keys are kept at hand. A key takes half a kilobyte, so this many
@@ -56,6 +57,17 @@ pub struct Cache {
     generation: Mutex<u64>,
     cold_reads: Semaphore,
     reads: AtomicU64,
+    imports: Imports,
+}
+
+/// The digests of all imported keys: 32 bytes each. Their secrets were made
+/// elsewhere and have no checksum of ours, so that this is how they are told
+/// from what a storage read would be wasted on.
+#[derive(Default)]
+struct Imports {
+    /// Whether there are any: hosts without imported keys pay nothing for them.
+    any: AtomicBool,
+    digests: RwLock<HashSet<Digest>>,
 }
 
 struct Table<Id, T> {
@@ -91,6 +103,31 @@ impl Cache {
             generation: Mutex::new(0),
             cold_reads: Semaphore::new(MAX_COLD_READS),
             reads: AtomicU64::new(0),
+            imports: Imports::default(),
+        }
+    }
+
+    /// Notes that the key with this digest is an imported one.
+    pub fn imported(&self, digest: Digest) {
+        let mut digests = self.imports.digests.write().unwrap_or_else(PoisonError::into_inner);
+        digests.insert(digest);
+        self.imports.any.store(true, Ordering::Release);
+    }
+
+    /// Reads what a caller presents as a secret: one of ours by its checksum, an
+    /// imported one by its digest.
+    pub fn recognise<'a>(&self, text: &'a str, brand: Option<&Brand>) -> Presented<'a> {
+        match Presented::parse(text, brand) {
+            Presented::Malformed { prefix, masked } if self.imports.any.load(Ordering::Acquire) => {
+                let digest = Digest::of(text);
+                let digests = self.imports.digests.read().unwrap_or_else(PoisonError::into_inner);
+                if digests.contains(&digest) {
+                    Presented::WellFormed { prefix, masked, digest }
+                } else {
+                    Presented::Malformed { prefix, masked }
+                }
+            }
+            presented => presented,
         }
     }
 
@@ -222,6 +259,12 @@ impl From<Mode> for storage::Mode {
             Mode::Test => Self::Test,
             Mode::Live => Self::Live,
         }
+    }
+}
+
+impl From<Ipv4Net> for Ipv4Network {
+    fn from(net: Ipv4Net) -> Self {
+        Self { address: net.address, prefix_length: net.prefix_length }
     }
 }
 

@@ -9,6 +9,8 @@
 //! | the request is at fault | 400 (413 too large) | `invalid_request_error` |
 //! | no such endpoint or object | 404 | `invalid_request_error` |
 //! | a clash with the state of things | 409 | `invalid_request_error` |
+//! | it holds only for another revision (`If-Match`) | 412 | `invalid_request_error` |
+//! | an idempotency key that stands for another request | 400 | `idempotency_error` |
 //! | too many requests | 429 | `invalid_request_error` |
 //! | a bug, a failing policy, a damaged record | 500 | `api_error` |
 //! | the upstream answers nonsense or nothing | 502, 504 | `api_error` |
@@ -35,6 +37,7 @@ use crate::{
     scrub::scrub,
     simulated::SimulatedError,
     storage::{Mode, StorageError},
+    vault::VaultError,
 };
 
 /// How long a client should wait before it tries again, in seconds. Storage
@@ -94,6 +97,30 @@ pub enum ApiError {
     /// It clashes with what is there.
     #[error("{0}")]
     Conflict(String),
+    /// Somebody else has changed it since it was read.
+    #[error("'{id}' was changed meanwhile; read it again")]
+    Changed {
+        /// What was changed.
+        id: String,
+    },
+    /// It was to be done to another revision than there is.
+    #[error("the key was changed since you read it: read it again, and repeat what still holds")]
+    PreconditionFailed,
+    /// The idempotency key stands for another request.
+    #[error(
+        "this idempotency key was used for another request: use another one, or send the same \
+         request"
+    )]
+    IdempotencyConflict,
+    /// A request with this idempotency key is under way, or was done this moment.
+    #[error("a request with this idempotency key is under way; send it again for its answer")]
+    IdempotencyInUse,
+    /// The source has failed to authenticate too often.
+    #[error("too many failed authentications from this address; good keys go on working")]
+    TooManyFailures,
+    /// The caller was refused too often.
+    #[error("too many refused requests; wait a minute")]
+    TooManyRefusals,
     /// The upstream could not be reached, or broke off.
     #[error("the upstream did not answer")]
     UpstreamAbsent(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -120,6 +147,30 @@ impl From<StorageError> for ApiError {
             StorageError::Unavailable(_) => Self::Unavailable(err.into()),
             StorageError::Damaged { .. } => Self::Internal(err.into()),
             StorageError::Exists { .. } => Self::Conflict(err.to_string()),
+            StorageError::Changed { id } => Self::Changed { id },
+        }
+    }
+}
+
+impl From<VaultError> for ApiError {
+    fn from(err: VaultError) -> Self {
+        Self::Internal(err.into())
+    }
+}
+
+impl ApiError {
+    /// Returns the code of a refusal, which is an error that is the caller's.
+    pub fn refusal(&self) -> Option<String> {
+        let ErrorBody { status, code, .. } = self.into();
+        status.is_client_error().then(|| code.unwrap_or_else(|| "refused".to_owned()))
+    }
+
+    /// Tells whether the caller has presented nothing that is known.
+    pub fn is_failed_authentication(&self) -> bool {
+        match self {
+            Self::Denied(denial) => denial.class == DenialClass::Unauthenticated,
+            Self::Credential(_) | Self::OperatorRequired => true,
+            _ => false,
         }
     }
 }
@@ -239,7 +290,27 @@ impl From<&ApiError> for ErrorBody {
             },
             ApiError::NoRoute { .. } => plain(StatusCode::NOT_FOUND, INVALID_REQUEST, None),
             ApiError::Conflict(_) => {
+                plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("conflict"))
+            }
+            ApiError::Changed { .. } => {
                 plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("resource_changed"))
+            }
+            ApiError::PreconditionFailed => {
+                plain(StatusCode::PRECONDITION_FAILED, INVALID_REQUEST, Some("revision_changed"))
+            }
+            ApiError::IdempotencyConflict => {
+                plain(StatusCode::BAD_REQUEST, "idempotency_error", Some("idempotency_key_reused"))
+            }
+            ApiError::IdempotencyInUse => {
+                plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("idempotency_key_in_use"))
+            }
+            ApiError::TooManyFailures => plain(
+                StatusCode::TOO_MANY_REQUESTS,
+                INVALID_REQUEST,
+                Some("too_many_failed_authentications"),
+            ),
+            ApiError::TooManyRefusals => {
+                plain(StatusCode::TOO_MANY_REQUESTS, INVALID_REQUEST, Some("rate_limit"))
             }
             ApiError::UpstreamAbsent(_) => {
                 plain(StatusCode::BAD_GATEWAY, API_ERROR, Some("upstream_unavailable"))
@@ -308,16 +379,18 @@ impl From<&SimulatedError> for ErrorBody {
                 )
             },
             // Objects are put and not created, so that `Exists` is a bug too.
-            SimulatedError::Storage(StorageError::Damaged { .. } | StorageError::Exists { .. }) => {
-                Self {
-                    kind: API_ERROR,
-                    ..plain(
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        Some("internal"),
-                        "The API failed to answer.",
-                    )
-                }
-            }
+            SimulatedError::Storage(
+                StorageError::Damaged { .. }
+                | StorageError::Exists { .. }
+                | StorageError::Changed { .. },
+            ) => Self {
+                kind: API_ERROR,
+                ..plain(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    Some("internal"),
+                    "The API failed to answer.",
+                )
+            },
         }
     }
 }

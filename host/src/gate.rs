@@ -25,7 +25,7 @@ use crate::{
     engine::contract::{Decision, Grant, Request as Question},
     error::{AnsweredCode, ApiError},
     hygiene,
-    keys::{self, Keys},
+    keys::{Actor, Ask, Keys},
     metrics::{Metrics, Outcome},
     path::check_path,
     question,
@@ -35,6 +35,7 @@ use crate::{
     server::{Peer, Service},
     simulated::{Caller, Simulated},
     storage::{LogEntry, Mode},
+    throttle::{self, Throttle},
     upstream::Upstream,
     usage::UsageMarks,
 };
@@ -50,6 +51,13 @@ const WARDKEY_KEY: HeaderName = HeaderName::from_static("wardkey-key");
 const WARDKEY_ACCOUNT: HeaderName = HeaderName::from_static("wardkey-account");
 const WARDKEY_MODE: HeaderName = HeaderName::from_static("wardkey-mode");
 const WARDKEY_PERMISSIONS: HeaderName = HeaderName::from_static("wardkey-permissions");
+
+/// The start of the paths that a gate serves if nobody says otherwise.
+pub const DEFAULT_PREFIX: &str = "/v1/";
+
+/// How often a source may fail to authenticate in a minute: more than a person
+/// who tries out keys does, and less than a client that retries in a loop.
+pub const DEFAULT_FAILED_AUTH_PER_MINUTE: u32 = 120;
 
 /// The longest path that is kept in the log where no template is known, in
 /// bytes.
@@ -88,6 +96,21 @@ pub struct GateConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether endpoints that the catalogue does not list may be called.
     pub allow_unlisted: bool,
+    /// How often a source may fail to authenticate in a minute before it is told
+    /// to wait. Good keys behind it are not held up.
+    pub max_failed_auth_per_minute: u32,
+}
+
+impl Default for GateConfig {
+    fn default() -> Self {
+        Self {
+            prefix: DEFAULT_PREFIX.to_owned(),
+            brand: None,
+            trusted_proxies: Vec::new(),
+            allow_unlisted: false,
+            max_failed_auth_per_minute: DEFAULT_FAILED_AUTH_PER_MINUTE,
+        }
+    }
 }
 
 /// The gate and everything that it asks.
@@ -110,6 +133,8 @@ pub struct Gate {
     pub usage: Arc<UsageMarks>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Counts who fails to authenticate.
+    pub throttle: Arc<Throttle>,
 }
 
 /// Proof that the policy let a request through. Made only by [`Gate::decide`].
@@ -185,6 +210,9 @@ impl Gate {
 
         let mut response = match self.decide(&mut request, &mut entry).await {
             Ok(permit) => self.serve(permit, &entry.entry, request).await,
+            Err(err) if self.must_wait(&err, source, at_ms) => {
+                ApiError::TooManyFailures.into_response()
+            }
             Err(err) => err.into_response(),
         };
 
@@ -199,6 +227,11 @@ impl Gate {
             headers.entry(STRIPE_VERSION).or_insert(version);
         }
         response
+    }
+
+    fn must_wait(&self, err: &ApiError, source: IpAddr, now_ms: u64) -> bool {
+        err.is_failed_authentication()
+            && self.throttle.is_spent(throttle::network(source), now_ms)
     }
 
     fn source(&self, request: &Request) -> IpAddr {
@@ -249,7 +282,7 @@ impl Gate {
         }
         let secret = presented_secret(request.headers())?.map(PresentedSecret::into_owned);
         let brand = self.config.brand.as_ref();
-        let presented = secret.as_deref().map(|text| Presented::parse(text, brand));
+        let presented = secret.as_deref().map(|text| self.cache.recognise(text, brand));
         let digest = match &presented {
             Some(Presented::WellFormed { digest, .. }) => Some(*digest),
             Some(Presented::Malformed { .. }) | None => None,
@@ -310,7 +343,7 @@ impl Gate {
         let grant = &permit.grant;
         let now = entry.at_ms / 1000;
         if !has_class(grant, "money-movement") {
-            self.usage.mark(&grant.key, now, false);
+            self.usage.mark(&grant.key, now, entry.source, &endpoint(grant, entry), false);
             return self.serve_by_backend(grant, entry, request).await;
         }
         // To its end, even if the client goes away: whether money moved must
@@ -323,7 +356,7 @@ impl Gate {
             // Only what was done counts: a refused transfer must not put off
             // the day on which the key's access is limited.
             let moved = response.status().is_success();
-            this.usage.mark(&grant.key, now, moved);
+            this.usage.mark(&grant.key, now, entry.source, &endpoint(&grant, &entry), moved);
             if let Some(digest) = digest
                 && moved
             {
@@ -371,8 +404,9 @@ impl Gate {
     }
 
     async fn about_key(&self, grant: &Grant) -> Result<Response, ApiError> {
-        let key = self.keys.find(&grant.key).await?;
-        let view = keys::view(&key, None, self.clock.now());
+        // The key itself asks, and may see itself.
+        let key = self.keys.find(&Ask::by(Actor::Platform), &grant.key).await?;
+        let view = self.keys.view(&key, None)?;
         Ok((StatusCode::OK, axum::Json(view)).into_response())
     }
 }

@@ -334,6 +334,16 @@ pub fn is_prefix(text: &str) -> bool {
     (1..=MAX_PREFIX_BYTES).contains(&text.len()) && prefix_len(text) == text.len()
 }
 
+/// Returns the prefix of a readable start of a secret, without its brand; empty
+/// if that is none.
+pub fn prefix_of<'a>(start: &'a str, brand: Option<&Brand>) -> &'a str {
+    let unbranded = brand
+        .and_then(|brand| start.strip_prefix(brand.as_str())?.strip_prefix('_'))
+        .unwrap_or(start);
+    let prefix = &unbranded[..prefix_len(unbranded)];
+    if is_prefix(prefix) { prefix } else { "" }
+}
+
 /// Makes a public name, `key_` and 24 random characters, that is safe in logs.
 ///
 /// `prefix` is one word and its underscore. With two, the id would have the

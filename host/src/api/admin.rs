@@ -1,291 +1,415 @@
-//! What the operator does: keys, accounts, and what the rules say.
+//! The admin listener: what the operator does, and what keys may do with keys.
+//!
+//! [`ROUTES`] is the whole of it. A route says who may call it: the operator
+//! alone, or also the keys of an account, which the policy decides about like
+//! about any other request.
 
-use std::sync::Arc;
+use std::{
+    net::IpAddr,
+    sync::Arc,
+};
 
 use axum::{
     Router,
-    extract::{Path, Request, State},
-    http::StatusCode,
+    body::{Body, Bytes},
+    extract::{Extension, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
-use serde::Deserialize;
+use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 
-use super::{Json, Query, bearer, internal};
+use super::{bearer, internal};
 use crate::{
+    client_address::client_address,
+    credential::{PresentedSecret, presented_secret},
     data_dir::DataDir,
-    engine::contract::lifecycle::Caller,
+    engine::contract::{Decision, Request as Question},
     error::ApiError,
+    gate::{REQUEST_ID, STRIPE_ACCOUNT, STRIPE_CONTEXT, STRIPE_VERSION, told},
     host::Host,
-    keys::{self, CreateKey, KeyView, MAX_LIST},
-    storage::{KeyFilter, Mode},
+    keys::{Actor, Ask, Idempotency},
+    path::check_path,
+    question,
+    secret::{Digest, mint_id},
+    server::Peer,
+    throttle,
 };
 
-/// How many objects a list has if the caller does not say.
-const DEFAULT_LIST: usize = 20;
+mod accounts;
+mod keys;
+mod logs;
+mod maintenance;
+mod rules;
 
-/// How many endpoints one call may ask the permissions of.
-const MAX_ENDPOINTS: usize = 100;
+const VERIFICATION: HeaderName = HeaderName::from_static("wardkey-verification");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The longest body of a management request, in bytes: a key with all
+/// permissions and networks has a tenth of it.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// The longest idempotency key, in characters: Stripe's limit, which its SDKs
+/// know.
+const MAX_IDEMPOTENCY_KEY_CHARS: usize = 255;
 
 /// Who may call the admin routes.
 #[derive(Clone)]
 pub enum AdminAccess {
-    /// Whoever has the operator credential of this data directory.
+    /// Whoever has the operator credential of this data directory; and keys,
+    /// where a route is theirs too.
     Credential(Arc<DataDir>),
     /// Whoever reaches them: the socket in the data directory, which only its
     /// owner can open.
     Socket,
 }
 
+/// Whose a route is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// The operator's. No key of an account may call it, whatever it holds.
+    Operator,
+    /// The operator's, at the socket only: it names files of this machine.
+    Socket,
+    /// Also that of keys that the policy lets through.
+    Keys,
+}
+
+/// A route of the admin listener.
+pub struct Route {
+    /// The HTTP method.
+    pub method: &'static str,
+    /// The path, with `{id}` for what varies.
+    pub path: &'static str,
+    /// Who may call it.
+    pub callers: Callers,
+    handler: fn() -> MethodRouter<Arc<Host>>,
+}
+
+const fn route(
+    method: &'static str,
+    path: &'static str,
+    callers: Callers,
+    handler: fn() -> MethodRouter<Arc<Host>>,
+) -> Route {
+    Route { method, path, callers, handler }
+}
+
+/// Every route of the admin listener.
+pub const ROUTES: &[Route] = &[
+    route("GET", "/v2/iam/api_keys", Callers::Keys, || get(keys::list)),
+    route("POST", "/v2/iam/api_keys", Callers::Keys, || post(keys::create)),
+    route("POST", "/v2/iam/api_keys/import", Callers::Operator, || post(keys::import)),
+    route("GET", "/v2/iam/api_keys/{id}", Callers::Keys, || get(keys::show)),
+    route("POST", "/v2/iam/api_keys/{id}", Callers::Keys, || post(keys::update)),
+    route("POST", "/v2/iam/api_keys/{id}/expire", Callers::Keys, || post(keys::expire)),
+    route("POST", "/v2/iam/api_keys/{id}/rotate", Callers::Keys, || post(keys::rotate)),
+    route("POST", "/v2/iam/api_keys/{id}/schedule_rotation", Callers::Keys, || {
+        post(keys::schedule_rotation)
+    }),
+    route("POST", "/v2/iam/api_keys/{id}/cancel_rotation", Callers::Keys, || {
+        post(keys::cancel_rotation)
+    }),
+    route("POST", "/v2/iam/api_keys/{id}/reveal", Callers::Keys, || post(keys::reveal)),
+    route("POST", "/v2/iam/api_keys/{id}/restore", Callers::Keys, || post(keys::restore)),
+    route("GET", "/v2/iam/permissions", Callers::Keys, || get(rules::list_permissions)),
+    route("POST", "/v2/iam/permissions/resolve", Callers::Keys, || {
+        post(rules::resolve_permissions)
+    }),
+    route("GET", "/v2/request_logs", Callers::Keys, || get(logs::list_requests)),
+    route("GET", "/v2/audit_log", Callers::Operator, || get(logs::list_audit)),
+    route("GET", "/v2/audit_log/head", Callers::Operator, || get(logs::audit_head)),
+    route("POST", "/v2/audit_log/verify", Callers::Operator, || post(logs::verify_audit)),
+    route("GET", "/v2/accounts", Callers::Operator, || get(accounts::list)),
+    route("POST", "/v2/accounts", Callers::Operator, || post(accounts::create)),
+    route("GET", "/v2/accounts/{id}", Callers::Operator, || get(accounts::show)),
+    route("POST", "/v2/accounts/{id}", Callers::Operator, || post(accounts::update)),
+    route("POST", "/v2/organizations", Callers::Operator, || {
+        post(accounts::create_organization)
+    }),
+    route("POST", "/v2/backup", Callers::Socket, || post(maintenance::back_up)),
+    route("POST", "/v2/key_encryption_key/replace", Callers::Socket, || {
+        post(maintenance::replace_key_encryption_key)
+    }),
+    route("GET", "/openapi.json", Callers::Operator, || get(openapi)),
+];
+
+/// The description of these routes, for client generators.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
 /// Returns the routes of the admin listener. On the socket, where the command
 /// line calls, those of the internal listener are there too.
 pub fn router(host: Arc<Host>, access: AdminAccess) -> Router {
-    let routes = Router::new()
-        .route("/v2/iam/api_keys", get(list_keys).post(create_key))
-        .route("/v2/iam/api_keys/{id}", get(show_key))
-        .route("/v2/iam/api_keys/{id}/reveal", post(reveal_key))
-        .route("/v2/iam/permissions", get(list_permissions))
-        .route("/v2/iam/permissions/resolve", post(resolve_permissions))
-        .route("/v2/accounts", get(list_accounts).post(create_account))
-        .route("/v2/accounts/{id}", get(show_account).post(update_account))
-        .route("/v2/organizations", post(create_organization))
-        .with_state(Arc::clone(&host));
-    let routes = match access {
-        AdminAccess::Socket => return routes.merge(internal::routes(host)),
-        AdminAccess::Credential(_) => {
-            routes.fallback(internal::no_route).method_not_allowed_fallback(internal::no_route)
-        }
-    };
-    routes.layer(middleware::from_fn_with_state(access, check_access))
-}
-
-async fn check_access(
-    State(access): State<AdminAccess>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let allowed = match &access {
-        AdminAccess::Socket => true,
-        AdminAccess::Credential(data_dir) => {
-            bearer(&parts).is_some_and(|presented| data_dir.operator().matches(presented))
-        }
-    };
-    if !allowed {
-        return Err(ApiError::OperatorRequired);
+    let at_socket = matches!(access, AdminAccess::Socket);
+    let mut routes = Router::new();
+    for route in ROUTES.iter().filter(|route| at_socket || route.callers != Callers::Socket) {
+        let doorman = Doorman { host: Arc::clone(&host), access: access.clone(), callers: route.callers };
+        let handler = (route.handler)().layer(middleware::from_fn_with_state(doorman, admit));
+        routes = routes.route(route.path, handler);
     }
-    Ok(next.run(Request::from_parts(parts, body)).await)
-}
-
-async fn create_key(
-    State(host): State<Arc<Host>>,
-    Json(wanted): Json<CreateKey>,
-) -> Result<(StatusCode, axum::Json<KeyView>), ApiError> {
-    // To its end, even if the caller goes away: what was stored must be in
-    // force at once.
-    let task = tokio::spawn(async move {
-        let (key, secret) = host.keys.create(&Caller::Operator, wanted).await?;
-        Ok::<_, ApiError>(keys::view(&key, Some(secret), host.clock.now()))
-    });
-    let view = task.await.map_err(|err| ApiError::Internal(err.into()))??;
-    Ok((StatusCode::CREATED, axum::Json(view)))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListKeys {
-    account: Option<String>,
-    livemode: Option<bool>,
-    #[serde(default)]
-    include_expired: bool,
-    limit: Option<usize>,
-    starting_after: Option<String>,
-}
-
-async fn list_keys(
-    State(host): State<Arc<Host>>,
-    Query(asked): Query<ListKeys>,
-) -> Result<axum::Json<Value>, ApiError> {
-    let limit = asked.limit.unwrap_or(DEFAULT_LIST);
-    if !(1..=MAX_LIST).contains(&limit) {
-        return Err(ApiError::Invalid {
-            param: "limit".to_owned(),
-            message: format!("ask for 1 to {MAX_LIST}"),
-        });
+    let routes = routes.with_state(Arc::clone(&host));
+    if at_socket {
+        return routes.merge(internal::routes(host));
     }
-    if let Some(cursor) = &asked.starting_after {
-        host.keys.find(cursor).await?;
+    let doorman = Doorman { host, access, callers: Callers::Operator };
+    let nowhere = Router::new()
+        .fallback(internal::no_route)
+        .layer(middleware::from_fn_with_state(doorman, admit));
+    routes.fallback_service(nowhere.clone()).method_not_allowed_fallback(internal::no_route)
+}
+
+/// Who stands before a route.
+#[derive(Clone)]
+struct Doorman {
+    host: Arc<Host>,
+    access: AdminAccess,
+    callers: Callers,
+}
+
+/// Finds out who calls, and hands the handler an [`Ask`]. Answers a repeated
+/// request by itself.
+async fn admit(State(doorman): State<Doorman>, request: Request, next: Next) -> Response {
+    let request_id = mint_id("req_");
+    let answered = doorman.admit(request, next, &request_id).await;
+    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    let headers = response.headers_mut();
+    if let Ok(request_id) = HeaderValue::try_from(request_id) {
+        headers.insert(REQUEST_ID, request_id);
     }
-    let now = host.clock.now();
-    let filter = KeyFilter {
-        account: asked.account,
-        mode: asked.livemode.map(|live| if live { Mode::Live } else { Mode::Test }),
-        not_ended_at: (!asked.include_expired).then_some(now),
-        starting_after: asked.starting_after,
-        limit,
-    };
-    let (keys, has_more) = host.keys.list(filter).await?;
-    let data: Vec<KeyView> = keys.iter().map(|key| keys::view(key, None, now)).collect();
-    Ok(axum::Json(json!({ "object": "list", "data": data, "has_more": has_more })))
+    // Secrets may be in it, and what is in it changes.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
-async fn show_key(
-    State(host): State<Arc<Host>>,
-    Path(id): Path<String>,
-) -> Result<axum::Json<KeyView>, ApiError> {
-    let key = host.keys.find(&id).await?;
-    Ok(axum::Json(keys::view(&key, None, host.clock.now())))
-}
-
-async fn reveal_key(
-    State(host): State<Arc<Host>>,
-    Path(id): Path<String>,
-) -> Result<axum::Json<KeyView>, ApiError> {
-    let (key, secret) = host.keys.reveal(&id).await?;
-    Ok(axum::Json(keys::view(&key, Some(secret), host.clock.now())))
-}
-
-async fn list_permissions(State(host): State<Arc<Host>>) -> Result<axum::Json<Value>, ApiError> {
-    let permissions = host.policy.permissions()?;
-    let data: Vec<Value> = permissions
-        .iter()
-        .map(|one| {
-            json!({
-                "name": one.name,
-                "title": one.title,
-                "category": one.category,
-                "implies": one.implies.split_whitespace().collect::<Vec<_>>(),
-            })
-        })
-        .collect();
-    Ok(axum::Json(json!({ "object": "list", "data": data, "has_more": false })))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Resolve {
-    /// Each a method and a path: `POST /v1/refunds`.
-    endpoints: Vec<String>,
-}
-
-/// Which permissions a key needs to call these endpoints: the answer that users
-/// of Stripe ask for most, and get by trial and error.
-async fn resolve_permissions(
-    State(host): State<Arc<Host>>,
-    Json(asked): Json<Resolve>,
-) -> Result<axum::Json<Value>, ApiError> {
-    if asked.endpoints.len() > MAX_ENDPOINTS {
-        return Err(ApiError::Invalid {
-            param: "endpoints".to_owned(),
-            message: format!("ask for at most {MAX_ENDPOINTS} at a time"),
-        });
-    }
-    let mut permissions = std::collections::BTreeSet::new();
-    let (mut resolved, mut unresolved) = (Vec::new(), Vec::new());
-    for endpoint in &asked.endpoints {
-        let mut words = endpoint.split_whitespace();
-        let (Some(method), Some(path), None) = (words.next(), words.next(), words.next()) else {
-            let reason = "write a method and a path, such as `POST /v1/refunds`";
-            unresolved.push(json!({ "endpoint": endpoint, "reason": reason }));
-            continue;
+impl Doorman {
+    async fn admit(
+        &self,
+        request: Request,
+        next: Next,
+        request_id: &str,
+    ) -> Result<Response, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let source = self.source(&parts);
+        let now_ms = self.host.clock.now_ms();
+        let actor = match self.actor(&parts, source, request_id).await {
+            Err(err)
+                if err.is_failed_authentication()
+                    && self.host.throttle.is_spent(throttle::network(source.unwrap_or(UNKNOWN)), now_ms) =>
+            {
+                return Err(ApiError::TooManyFailures);
+            }
+            actor => actor?,
         };
-        let path = path.split('?').next().unwrap_or_default();
-        match host.policy.find_endpoint(&method.to_ascii_uppercase(), path)? {
-            Some(found) => {
-                let names: Vec<&str> = found.permissions.split_whitespace().collect();
-                permissions.extend(names.iter().map(|&name| name.to_owned()));
-                resolved.push(json!({
-                    "endpoint": endpoint,
-                    "path": found.path,
-                    "permissions": names,
-                    "any_key": found.any_key,
-                    "money_movement": found.money_movement,
-                    "sandbox_only": found.sandbox_only,
-                }));
+        let body = read_body(&parts, body).await?;
+        let ask = Ask {
+            actor,
+            source,
+            request_id: Some(request_id.to_owned()),
+            if_match: if_match(&parts.headers)?,
+            verification: header_text(&parts.headers, &VERIFICATION)?,
+            idempotency: idempotency(&parts, &body)?,
+            arguments: json!([
+                parts.method.as_str(),
+                parts.uri.path(),
+                serde_json::from_slice::<Value>(&body).unwrap_or_default(),
+            ]),
+        };
+        if let Some(answer) = self.kept_reply(&ask).await? {
+            return Ok(answer);
+        }
+        let refused_before = (ask.actor.name().to_owned(), ask.clone());
+        parts.extensions.insert(ask);
+        let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+        let (caller, _) = refused_before;
+        // A caller that goes on being refused fills the audit log.
+        if response.status().is_client_error()
+            && self.host.refusals.is_spent(caller, self.host.clock.now_ms())
+        {
+            return Err(ApiError::TooManyRefusals);
+        }
+        Ok(response)
+    }
+
+    fn source(&self, parts: &Parts) -> Option<IpAddr> {
+        let Peer(peer) = *parts.extensions.get::<Peer>()?;
+        let forwarded = parts.headers.get_all(crate::gate::FORWARDED_FOR);
+        Some(client_address(peer, forwarded.iter(), &self.host.trusted_proxies))
+    }
+
+    async fn actor(
+        &self,
+        parts: &Parts,
+        source: Option<IpAddr>,
+        request_id: &str,
+    ) -> Result<Actor, ApiError> {
+        let data_dir = match &self.access {
+            AdminAccess::Socket => return Ok(Actor::Operator),
+            AdminAccess::Credential(data_dir) => data_dir,
+        };
+        if bearer(parts).is_some_and(|presented| data_dir.operator().matches(presented)) {
+            return Ok(Actor::Operator);
+        }
+        if self.callers != Callers::Keys {
+            return Err(ApiError::OperatorRequired);
+        }
+        self.key(parts, source.unwrap_or(UNKNOWN), request_id).await
+    }
+
+    /// Has the policy decide about a key that calls: whether it is good at all,
+    /// from this address, for this endpoint. Which keys it may touch is asked
+    /// later.
+    async fn key(
+        &self,
+        parts: &Parts,
+        source: IpAddr,
+        request_id: &str,
+    ) -> Result<Actor, ApiError> {
+        let host = &self.host;
+        let path = parts.uri.path();
+        check_path(path)?;
+        let secret = presented_secret(&parts.headers)?.map(PresentedSecret::into_owned);
+        let brand = host.keys.brand.as_ref();
+        let presented = secret.as_deref().map(|text| host.cache.recognise(text, brand));
+        let context = told(&parts.headers, &STRIPE_CONTEXT)?;
+        let account = told(&parts.headers, &STRIPE_ACCOUNT)?;
+        let api_version = told(&parts.headers, &STRIPE_VERSION)?;
+        let now = host.clock.now();
+        let decided = host
+            .decider
+            .decide(&Question {
+                credential: question::credential(presented.as_ref()),
+                method: parts.method.as_str(),
+                path,
+                source: question::source(source),
+                context: context.as_deref(),
+                account: account.as_deref(),
+                api_version: api_version.as_deref(),
+                now,
+                attributes: &[],
+            })
+            .await?;
+        match (decided.answer, decided.key) {
+            (Decision::Allow(grant), Some(key)) => {
+                host.usage.mark(&grant.key, now, source, &format!("{} {path}", parts.method), false);
+                if grant.account != key.account {
+                    // It manages its own account, and nothing says otherwise.
+                    return Err(ApiError::Invalid {
+                        param: "Stripe-Account".to_owned(),
+                        message: "keys are managed by keys of their own account; leave out this \
+                                  header and Stripe-Context"
+                            .to_owned(),
+                    });
+                }
+                Ok(Actor::Key(key))
             }
-            None => {
-                let reason = "the catalogue lists no such endpoint";
-                unresolved.push(json!({ "endpoint": endpoint, "reason": reason }));
+            (Decision::Allow(_), None) => {
+                Err(ApiError::Internal("a request was let through without a key".into()))
+            }
+            (Decision::Deny(denial), key) => {
+                let err = ApiError::from(denial);
+                // It is known who it was, although it may not do this.
+                if let (Some(key), Some(code)) = (key, err.refusal()) {
+                    let ask = Ask {
+                        source: Some(source),
+                        request_id: Some(request_id.to_owned()),
+                        ..Ask::by(Actor::Key(Arc::clone(&key)))
+                    };
+                    if host.refusals.is_spent(key.id.clone(), host.clock.now_ms()) {
+                        return Err(ApiError::TooManyRefusals);
+                    }
+                    let action = format!("{} {path}", parts.method);
+                    host.keys.note_refusal(&ask, &action, None, &code).await;
+                }
+                Err(err)
             }
         }
     }
-    Ok(axum::Json(json!({
-        "permissions": permissions,
-        "endpoints": resolved,
-        "unresolved_endpoints": unresolved,
-    })))
+
+    /// Returns what was answered to the same request before.
+    async fn kept_reply(&self, ask: &Ask) -> Result<Option<Response>, ApiError> {
+        let Some(idempotency) = &ask.idempotency else { return Ok(None) };
+        let kept = self.host.storage.find_reply(ask.actor.name(), &idempotency.key).await?;
+        let Some(kept) = kept else { return Ok(None) };
+        if kept.request_digest != idempotency.request_digest {
+            return Err(ApiError::IdempotencyConflict);
+        }
+        let status = StatusCode::from_u16(kept.status).unwrap_or(StatusCode::OK);
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (IDEMPOTENT_REPLAYED, HeaderValue::from_static("true")),
+        ];
+        Ok(Some((status, headers, kept.body).into_response()))
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CreateAccount {
-    name: String,
-    organization: Option<String>,
-    platform: Option<String>,
+/// Where a request comes from that came without an address: in no allowlist.
+const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
+async fn read_body(parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
+    if parts.method == Method::GET {
+        return Ok(Bytes::new());
+    }
+    let read = Limited::new(body, MAX_BODY_BYTES).collect().await;
+    let read = read.map_err(|_| ApiError::Invalid {
+        param: "body".to_owned(),
+        message: format!("send at most {MAX_BODY_BYTES} bytes, and all of them"),
+    })?;
+    Ok(read.to_bytes())
 }
 
-async fn create_account(
-    State(host): State<Arc<Host>>,
-    Json(wanted): Json<CreateAccount>,
-) -> Result<Response, ApiError> {
-    let task = tokio::spawn(async move {
-        let CreateAccount { name, organization, platform } = wanted;
-        host.keys.create_account(name, organization, platform).await
-    });
-    let made = task.await.map_err(|err| ApiError::Internal(err.into()))?;
-    // The secrets stay here: `reveal` shows them one by one.
-    let (account, _) = made?;
-    Ok((StatusCode::CREATED, axum::Json(account)).into_response())
+/// Returns the one value of a header.
+fn header_text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    match (value.to_str(), values.next()) {
+        (Ok(text), None) => Ok(Some(text.trim().to_owned())),
+        _ => Err(invalid_header(name, "send it once, in visible ASCII characters")),
+    }
 }
 
-async fn list_accounts(State(host): State<Arc<Host>>) -> Result<axum::Json<Value>, ApiError> {
-    let mut accounts = host.storage.list_accounts(MAX_LIST + 1).await?;
-    let has_more = accounts.len() > MAX_LIST;
-    accounts.truncate(MAX_LIST);
-    Ok(axum::Json(json!({ "object": "list", "data": accounts, "has_more": has_more })))
+fn invalid_header(name: &HeaderName, message: &str) -> ApiError {
+    ApiError::Invalid { param: name.as_str().to_owned(), message: message.to_owned() }
 }
 
-async fn show_account(
-    State(host): State<Arc<Host>>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    Ok(axum::Json(host.keys.account(&id).await?).into_response())
+/// Returns the revision of `If-Match: "3"`. `*` matches every one.
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(text) = header_text(headers, &header::IF_MATCH)? else { return Ok(None) };
+    if text == "*" {
+        return Ok(None);
+    }
+    let revision = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    revision.and_then(|revision| revision.parse().ok()).map(Some).ok_or_else(|| {
+        invalid_header(&header::IF_MATCH, "send the ETag of the key as you read it, such as \"3\"")
+    })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UpdateAccount {
-    /// The organization to be a member of; null for none. Has to be said: a
-    /// body without it must not end a membership.
-    #[serde(deserialize_with = "Option::deserialize")]
-    organization: Option<String>,
+fn idempotency(parts: &Parts, body: &Bytes) -> Result<Option<Idempotency>, ApiError> {
+    let Some(key) = header_text(&parts.headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    if parts.method == Method::GET {
+        return Ok(None);
+    }
+    if !(1..=MAX_IDEMPOTENCY_KEY_CHARS).contains(&key.len()) {
+        let message = format!("use 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters");
+        return Err(invalid_header(&IDEMPOTENCY_KEY, &message));
+    }
+    let mut request = format!("{} {}\n", parts.method, parts.uri).into_bytes();
+    request.extend_from_slice(body);
+    Ok(Some(Idempotency { key, request_digest: Digest::of_bytes(&request) }))
 }
 
-async fn update_account(
-    State(host): State<Arc<Host>>,
-    Path(id): Path<String>,
-    Json(change): Json<UpdateAccount>,
-) -> Result<Response, ApiError> {
-    let task = tokio::spawn(async move {
-        host.keys.account(&id).await?;
-        host.keys.set_organization(&id, change.organization.as_deref()).await
-    });
-    let account = task.await.map_err(|err| ApiError::Internal(err.into()))??;
-    Ok(axum::Json(account).into_response())
+/// Runs what changes something to its end, even if the caller goes away: what
+/// was stored must be in force at once.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::spawn(work).await.map_err(|err| ApiError::Internal(err.into()))?
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CreateOrganization {
-    name: String,
-}
-
-async fn create_organization(
-    State(host): State<Arc<Host>>,
-    Json(wanted): Json<CreateOrganization>,
-) -> Result<Response, ApiError> {
-    let made = host.keys.create_organization(wanted.name).await?;
-    Ok((StatusCode::CREATED, axum::Json(made)).into_response())
-}
+type Asked = Extension<Ask>;

@@ -1,0 +1,93 @@
+//! What the audit log is told of a change: who, what, from where, and which
+//! fields were how before and are how now. Never a secret.
+
+use serde_json::{Map, Value};
+
+use super::{ask::Ask, view::KeyFields};
+use crate::{
+    scrub::scrub,
+    storage::{AuditEntry, KeyRecord},
+};
+
+/// Returns the entry of something that was done with a key.
+///
+/// `before` is missing where the key was made; where both are the same, as when
+/// a secret is revealed, there are no fields to tell of.
+pub(super) fn done(
+    ask: &Ask,
+    at_ms: u64,
+    action: &str,
+    before: Option<&KeyRecord>,
+    after: &KeyRecord,
+) -> AuditEntry {
+    let fields = |key: &KeyRecord| KeyFields::new(key, at_ms / 1000).to_json();
+    let (before, after_fields) = match before {
+        Some(before) => {
+            let (before, after) = differences(fields(before), fields(after));
+            (before, after)
+        }
+        None => (None, Some(fields(after))),
+    };
+    AuditEntry {
+        before,
+        after: after_fields,
+        target: Some(after.id.clone()),
+        ..entry(ask, at_ms, action)
+    }
+}
+
+/// Returns the entry of something that was refused.
+pub(super) fn refused(
+    ask: &Ask,
+    at_ms: u64,
+    action: &str,
+    target: Option<&str>,
+    code: &str,
+) -> AuditEntry {
+    AuditEntry {
+        // An id is the caller's word, and people put secrets there.
+        target: target.map(|id| scrub(id).into_owned()),
+        refused: Some(code.to_owned()),
+        ..entry(ask, at_ms, action)
+    }
+}
+
+/// Returns an entry about something that is no key.
+pub(super) fn other(
+    ask: &Ask,
+    at_ms: u64,
+    action: &str,
+    target: Option<&str>,
+    before: Option<Value>,
+    after: Option<Value>,
+) -> AuditEntry {
+    AuditEntry { before, after, target: target.map(str::to_owned), ..entry(ask, at_ms, action) }
+}
+
+fn entry(ask: &Ask, at_ms: u64, action: &str) -> AuditEntry {
+    AuditEntry {
+        at_ms,
+        actor: ask.actor.name().to_owned(),
+        source: ask.source,
+        request_id: ask.request_id.clone(),
+        action: action.to_owned(),
+        target: None,
+        refused: None,
+        before: None,
+        after: None,
+    }
+}
+
+/// Returns the fields that differ, as they were and as they are.
+pub(super) fn differences(before: Value, after: Value) -> (Option<Value>, Option<Value>) {
+    let (Value::Object(mut before), Value::Object(after)) = (before, after) else {
+        return (None, None);
+    };
+    let changed: Map<String, Value> =
+        after.into_iter().filter(|(name, value)| before.get(name) != Some(value)).collect();
+    before.retain(|name, _| changed.contains_key(name));
+    if changed.is_empty() {
+        return (None, None);
+    }
+    (Some(Value::Object(before)), Some(Value::Object(changed)))
+}
