@@ -12,11 +12,13 @@
 //!   [`facts`] from [`cache`] and [`storage`].
 //! - [`upstream`] or [`simulated`] serves what was let through; [`error`] says
 //!   what became of the rest; [`request_log`], [`usage`] and [`metrics`] note it.
-//! - [`keys`] makes keys, sealed by [`vault`]; [`api`] has the operator's routes.
+//! - [`keys`] makes keys, sealed by [`vault`]; [`audit`] proves what was done with
+//!   them; [`api`] has the operator's routes.
 //! - [`host`] puts it together, for [`cli`] or for a service of your own.
 
 pub mod active_policy;
 pub mod api;
+pub mod audit;
 pub mod cache;
 pub mod cli;
 pub mod client_address;

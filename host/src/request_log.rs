@@ -227,7 +227,9 @@ async fn write(shared: &Shared, batch: Arc<[LogEntry]>) {
         let is_hopeless = match &err {
             StorageError::Unavailable(_) => last_attempts >= LAST_ATTEMPTS,
             // The same entries would meet the same end.
-            StorageError::Damaged { .. } | StorageError::Exists { .. } => true,
+            StorageError::Damaged { .. }
+            | StorageError::Exists { .. }
+            | StorageError::Changed { .. } => true,
         };
         let entries = batch.len();
         if is_hopeless {

@@ -13,6 +13,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     error::Error,
     mem,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -26,7 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::storage::{Storage, StorageResult, UsageMark};
+use crate::storage::{LastUse, Storage, StorageResult, UsageMark};
 
 /// How long a mark waits for others. The times are whole seconds: to write more
 /// often would write the same ones again, and wait for the disk each time.
@@ -63,14 +64,22 @@ impl UsageMarks {
         Self { shared, task: tokio::sync::Mutex::new(Some(task)) }
     }
 
-    /// Notes that the key was used at `now`, and whether that moved money.
-    pub fn mark(&self, key_id: &str, now: u64, moved_money: bool) {
-        let latest = Latest { last_used_at: now, money_moved_at: moved_money.then_some(now) };
+    /// Notes that the key was used at `now`, from where and for which endpoint,
+    /// and whether that moved money.
+    ///
+    /// Is on the way of every request: allocates only for a key that is not
+    /// noted yet, or for an endpoint that is longer than those before it.
+    pub fn mark(&self, key_id: &str, now: u64, source: IpAddr, endpoint: &str, moved_money: bool) {
+        let money_moved_at = moved_money.then_some(now);
         let mut marks = self.shared.marks();
         match marks.get_mut(key_id) {
-            Some(mark) => mark.merge(latest),
+            Some(mark) => {
+                mark.used(now, source, endpoint);
+                mark.money_moved(money_moved_at);
+            }
             None => {
-                marks.insert(key_id.to_owned(), latest);
+                let last_use = LastUse { at: now, source, endpoint: endpoint.to_owned() };
+                marks.insert(key_id.to_owned(), Latest { last_use, money_moved_at });
                 let is_first = marks.len() == 1;
                 drop(marks);
                 if is_first {
@@ -112,17 +121,38 @@ impl Drop for UsageMarks {
     }
 }
 
-#[derive(Clone, Copy)]
 struct Latest {
-    last_used_at: u64,
+    last_use: LastUse,
     money_moved_at: Option<u64>,
 }
 
 impl Latest {
-    fn merge(&mut self, other: Self) {
-        self.last_used_at = self.last_used_at.max(other.last_used_at);
+    /// Of two uses in the same second, the one that is noted later stays.
+    fn used(&mut self, at: u64, source: IpAddr, endpoint: &str) {
+        let last = &mut self.last_use;
+        if at < last.at {
+            return;
+        }
+        last.at = at;
+        last.source = source;
+        if last.endpoint != endpoint {
+            // Into the room that is there.
+            last.endpoint.clear();
+            last.endpoint.push_str(endpoint);
+        }
+    }
+
+    fn money_moved(&mut self, at: Option<u64>) {
         // `None` is less than any time.
-        self.money_moved_at = self.money_moved_at.max(other.money_moved_at);
+        self.money_moved_at = self.money_moved_at.max(at);
+    }
+
+    /// Takes back what was noted before `self`, and could not be written.
+    fn merge_earlier(&mut self, earlier: Self) {
+        self.money_moved(earlier.money_moved_at);
+        if earlier.last_use.at > self.last_use.at {
+            self.last_use = earlier.last_use;
+        }
     }
 }
 
@@ -151,7 +181,7 @@ impl Shared {
             let rest = unwritten.marks.len().saturating_sub(MAX_BATCH_MARKS);
             let batch = unwritten.marks[rest..].iter().map(|(key_id, latest)| UsageMark {
                 key_id: key_id.clone(),
-                last_used_at: latest.last_used_at,
+                last_use: latest.last_use.clone(),
                 money_moved_at: latest.money_moved_at,
             });
             self.storage.record_usage(batch.collect()).await?;
@@ -176,7 +206,7 @@ impl Drop for Unwritten<'_> {
         let mut marks = self.shared.marks();
         for (key_id, latest) in self.marks.drain(..) {
             match marks.entry(key_id) {
-                Entry::Occupied(mut mark) => mark.get_mut().merge(latest),
+                Entry::Occupied(mut mark) => mark.get_mut().merge_earlier(latest),
                 Entry::Vacant(free) => {
                     free.insert(latest);
                 }

@@ -10,18 +10,26 @@
 //! - A record that does not decode is [`StorageError::Damaged`], never skipped
 //!   and never filled in: a key that lost its restrictions must not be used.
 
-use std::{error::Error, path::Path, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ffi};
 
 use self::connections::{Durability, Readers, Writer};
 use super::{
-    AccountRecord, KeyFilter, KeyRecord, LogEntry, Mode, ObjectRecord, OrganizationRecord, Page,
-    Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
+    AccountRecord, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry, LogFilter, Mode,
+    ObjectRecord, OrganizationRecord, Page, SealedAuditEntry, Storage, StorageError, StorageResult,
+    StoredAnswer, UsageMark,
 };
-use crate::secret::Digest;
+use crate::{audit::AuditKey, secret::Digest};
 
+mod backup;
+mod commit;
 mod connections;
 mod keys;
 mod log;
@@ -41,6 +49,10 @@ const MAX_ANSWERS: u64 = 100_000;
 /// How many connections read: enough that a long list holds up no look-up, few
 /// enough that their page caches (2 MiB each) do not count.
 const READERS: usize = 4;
+
+/// How many outlived rows are dropped at once: about 20 ms of the thread that
+/// writes, which is how long another write may have to wait.
+const MAX_DROPPED_AT_ONCE: u64 = 10_000;
 
 /// How long SQLite waits for a lock. This process never meets one; a person who
 /// looks into the file or backs it up may hold one for a moment.
@@ -89,8 +101,12 @@ impl From<rusqlite::Error> for OpenError {
 ///
 /// Dropping it waits for the writes that were handed over, and closes the file.
 pub struct SqliteStorage {
+    path: PathBuf,
     readers: Arc<Readers>,
     writer: Writer,
+    // Held while a copy is made: one at a time, so that neither the disk nor a
+    // file of the same name is fought over.
+    backing_up: Arc<tokio::sync::Mutex<()>>,
     bounds: Bounds,
 }
 
@@ -123,8 +139,10 @@ impl SqliteStorage {
             .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
             .collect::<Result<_, _>>()?;
         Ok(Self {
+            path: path.to_owned(),
             readers: Readers::new(readers),
             writer: Writer::start(connection).map_err(|err| OpenError::Unavailable(err.into()))?,
+            backing_up: Arc::default(),
             bounds,
         })
     }
@@ -168,8 +186,49 @@ impl Storage for SqliteStorage {
         self.read(move |db| keys::list(db, &filter)).await
     }
 
-    async fn create_key(&self, key: KeyRecord) -> StorageResult<()> {
-        self.write(move |tx| keys::create(tx, &key)).await
+    async fn commit(&self, change: Change, chain: Arc<AuditKey>) -> StorageResult<()> {
+        self.write(move |tx| commit::commit(tx, &change, &chain)).await
+    }
+
+    async fn due_rotations(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>> {
+        self.read(move |db| keys::due_rotations(db, now, limit)).await
+    }
+
+    async fn unnoted_ends(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>> {
+        self.read(move |db| keys::unnoted_ends(db, now, limit)).await
+    }
+
+    async fn imported_digests(&self) -> StorageResult<Vec<Digest>> {
+        self.read(|db| keys::imported_digests(db)).await
+    }
+
+    async fn sealed_secrets(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> StorageResult<Vec<(String, Vec<u8>)>> {
+        let after = after.map(str::to_owned);
+        self.read(move |db| keys::sealed_secrets(db, after.as_deref(), limit)).await
+    }
+
+    async fn replace_sealed_secrets(
+        &self,
+        secrets: Vec<(String, Vec<u8>, Vec<u8>)>,
+    ) -> StorageResult<()> {
+        self.write(move |tx| keys::replace_sealed_secrets(tx, &secrets)).await
+    }
+
+    async fn find_reply(
+        &self,
+        caller: &str,
+        idempotency_key: &str,
+    ) -> StorageResult<Option<KeptReply>> {
+        let (caller, idempotency_key) = (caller.to_owned(), idempotency_key.to_owned());
+        self.read(move |db| commit::find_reply(db, &caller, &idempotency_key)).await
+    }
+
+    async fn list_audit(&self, filter: AuditFilter) -> StorageResult<Vec<SealedAuditEntry>> {
+        self.read(move |db| commit::list_audit(db, &filter)).await
     }
 
     async fn find_accounts(&self, ids: Vec<String>) -> StorageResult<Vec<Option<AccountRecord>>> {
@@ -181,39 +240,13 @@ impl Storage for SqliteStorage {
         .await
     }
 
-    async fn create_account(
-        &self,
-        account: AccountRecord,
-        keys: Vec<KeyRecord>,
-    ) -> StorageResult<()> {
-        self.write(move |tx| {
-            keys::create_account(tx, &account)?;
-            keys.iter().try_for_each(|key| keys::create(tx, key))
-        })
-        .await
-    }
-
     async fn list_accounts(&self, limit: usize) -> StorageResult<Vec<AccountRecord>> {
         self.read(move |db| keys::list_accounts(db, limit)).await
-    }
-
-    async fn create_organization(&self, organization: OrganizationRecord) -> StorageResult<()> {
-        self.write(move |tx| keys::create_organization(tx, &organization)).await
     }
 
     async fn find_organization(&self, id: &str) -> StorageResult<Option<OrganizationRecord>> {
         let id = id.to_owned();
         self.read(move |db| keys::find_organization(db, &id)).await
-    }
-
-    async fn set_organization(
-        &self,
-        account: &str,
-        organization: Option<&str>,
-    ) -> StorageResult<bool> {
-        let account = account.to_owned();
-        let organization = organization.map(str::to_owned);
-        self.write(move |tx| keys::set_organization(tx, &account, organization.as_deref())).await
     }
 
     async fn record_usage(&self, marks: Vec<UsageMark>) -> StorageResult<()> {
@@ -225,9 +258,58 @@ impl Storage for SqliteStorage {
         self.writer.write(Durability::Relaxed, move |tx| log::append(tx, &entries, max_rows)).await
     }
 
-    async fn recent_log(&self, key_id: Option<&str>, limit: usize) -> StorageResult<Vec<LogEntry>> {
-        let key_id = key_id.map(str::to_owned);
-        self.read(move |db| log::recent(db, key_id.as_deref(), limit)).await
+    async fn find_log(&self, filter: LogFilter) -> StorageResult<Vec<(u64, LogEntry)>> {
+        self.read(move |db| log::find(db, &filter)).await
+    }
+
+    async fn drop_old(
+        &self,
+        log_before_ms: Option<u64>,
+        replies_before: u64,
+    ) -> StorageResult<u64> {
+        // In parts, between which others write. One that is lost in a power cut
+        // is dropped again: it need not be waited for.
+        const PART: u64 = MAX_DROPPED_AT_ONCE;
+        let drop_replies = move || {
+            self.writer.write(Durability::Relaxed, move |tx| {
+                commit::drop_replies(tx, replies_before, PART)
+            })
+        };
+        while drop_replies().await? == PART {}
+        let Some(before_ms) = log_before_ms else {
+            return Ok(0);
+        };
+        let mut total = 0;
+        loop {
+            let dropped = self
+                .writer
+                .write(Durability::Relaxed, move |tx| log::drop_old(tx, before_ms, PART))
+                .await?;
+            total += dropped;
+            if dropped < PART {
+                return Ok(total);
+            }
+        }
+    }
+
+    async fn back_up(&self, to: &Path, now: u64) -> StorageResult<()> {
+        let turn = Arc::clone(&self.backing_up).lock_owned().await;
+        let (database, to) = (self.path.clone(), to.to_owned());
+        // Not one of the readers: it takes longer than a read may.
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            backup::back_up(&database, &to, now)
+        })
+        .await
+        .map_err(unavailable)?
+    }
+
+    async fn backup_made_at(&self) -> StorageResult<Option<u64>> {
+        self.read(|db| backup::made_at(db)).await
+    }
+
+    async fn accept_backup(&self) -> StorageResult<()> {
+        self.write(|tx| backup::accept(tx)).await
     }
 
     async fn find_object(

@@ -1,21 +1,53 @@
 //! Keys, and the accounts and organizations that own them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use rusqlite::{Connection, Row, ToSql, Transaction, params};
+use rusqlite::{Connection, Row, Statement, ToSql, Transaction, named_params, params};
 
 use super::{Source, damaged, digest_from_sql, digest_to_sql, insert_error, sql_limit, to_sql_int};
 use crate::{
     secret::Digest,
     storage::{
-        AccountRecord, Ipv4Network, KeyFilter, KeyRecord, Mode, OrganizationRecord, StorageResult,
-        UsageMark,
+        AccountRecord, Ipv4Network, KeyFilter, KeyRecord, LastUse, Mode, OrganizationRecord,
+        RotationSchedule, StorageError, StorageResult, UsageMark,
     },
 };
 
 const KEY_COLUMNS: &str = "id, account, mode, kind, origin, prefix, masked, digest, \
      sealed_secret, name, note, permissions, connect_permissions, ipv4_networks, created_at, \
-     ends_at, restored_at, money_moved_at, last_used_at, attributes";
+     ends_at, restored_at, money_moved_at, last_used_at, attributes, last_used_source, \
+     last_used_endpoint, imported, replaces, replaced_by, rotate_at, rotate_every_days, \
+     rotate_overlap_minutes, end_noted, revision";
+
+/// The columns that a change of a key writes: all but the id, and the uses, which
+/// have a way of their own.
+const CHANGEABLE: [&str; 25] = [
+    "account",
+    "mode",
+    "kind",
+    "origin",
+    "prefix",
+    "masked",
+    "digest",
+    "sealed_secret",
+    "name",
+    "note",
+    "permissions",
+    "connect_permissions",
+    "ipv4_networks",
+    "created_at",
+    "ends_at",
+    "restored_at",
+    "attributes",
+    "imported",
+    "replaces",
+    "replaced_by",
+    "rotate_at",
+    "rotate_every_days",
+    "rotate_overlap_minutes",
+    "end_noted",
+    "revision",
+];
 
 const ACCOUNT_COLUMNS: &str = "id, name, organization, platform, created_at";
 
@@ -84,40 +116,173 @@ pub(super) fn list(connection: &Connection, filter: &KeyFilter) -> StorageResult
 }
 
 pub(super) fn create(transaction: &Transaction<'_>, key: &KeyRecord) -> StorageResult<()> {
+    let columns = CHANGEABLE.join(", ");
+    let values = CHANGEABLE.join(", :");
+    let last_use = key.last_use.as_ref();
+    let (used_at, source, endpoint) = (
+        last_use.map(|last| to_sql_int(last.at)),
+        last_use.map(|last| last.source.to_string()),
+        last_use.map(|last| &last.endpoint),
+    );
+    let money_moved_at = key.money_moved_at.map(to_sql_int);
+    let mut insert = transaction.prepare_cached(&format!(
+        "INSERT INTO keys (id, money_moved_at, last_used_at, last_used_source, \
+         last_used_endpoint, {columns}) VALUES (:id, :money_moved_at, :used_at, :used_from, \
+         :used_for, :{values})"
+    ))?;
+    let uses: [(&str, &dyn ToSql); 4] = [
+        (":money_moved_at", &money_moved_at),
+        (":used_at", &used_at),
+        (":used_from", &source),
+        (":used_for", &endpoint),
+    ];
+    write(&mut insert, key, key.revision, &uses)?;
+    Ok(())
+}
+
+/// Stores a key as it is from now on, if it still is at the revision that was
+/// read.
+pub(super) fn change(transaction: &Transaction<'_>, key: &KeyRecord) -> StorageResult<()> {
+    let assignments: Vec<String> =
+        CHANGEABLE.iter().map(|column| format!("{column} = :{column}")).collect();
+    let mut update = transaction.prepare_cached(&format!(
+        "UPDATE keys SET {} WHERE id = :id AND revision = :read",
+        assignments.join(", ")
+    ))?;
+    let read = to_sql_int(key.revision);
+    match write(&mut update, key, key.revision.saturating_add(1), &[(":read", &read)])? {
+        0 => Err(StorageError::Changed { id: key.id.clone() }),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a statement with the values of a key, by the names of their columns.
+fn write(
+    statement: &mut Statement<'_>,
+    key: &KeyRecord,
+    revision: u64,
+    more: &[(&str, &dyn ToSql)],
+) -> StorageResult<usize> {
     let networks: Vec<String> = key
         .ipv4_networks
         .iter()
         .map(|net| format!("{}/{}", Ipv4Addr::from(net.address), net.prefix_length))
         .collect();
-    let attributes = serde_json::json!(key.attributes).to_string();
-    transaction
-        .prepare_cached(&format!(
-            "INSERT INTO keys ({KEY_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
-             ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
-        ))?
-        .execute(params![
-            key.id,
-            key.account,
-            key.mode.as_str(),
-            key.kind,
-            key.origin,
-            key.prefix,
-            key.masked,
-            digest_to_sql(key.digest),
-            key.sealed_secret,
-            key.name,
-            key.note,
-            key.permissions,
-            key.connect_permissions,
-            networks.join(" "),
-            to_sql_int(key.created_at),
-            key.ends_at.map(to_sql_int),
-            key.restored_at.map(to_sql_int),
-            key.money_moved_at.map(to_sql_int),
-            key.last_used_at.map(to_sql_int),
-            attributes,
-        ])
-        .map_err(|err| insert_error(&key.id, err))?;
+    let rotation = key.rotation.as_ref();
+    let fields = named_params! {
+        ":id": key.id,
+        ":account": key.account,
+        ":mode": key.mode.as_str(),
+        ":kind": key.kind,
+        ":origin": key.origin,
+        ":prefix": key.prefix,
+        ":masked": key.masked,
+        ":digest": digest_to_sql(key.digest),
+        ":sealed_secret": key.sealed_secret,
+        ":name": key.name,
+        ":note": key.note,
+        ":permissions": key.permissions,
+        ":connect_permissions": key.connect_permissions,
+        ":ipv4_networks": networks.join(" "),
+        ":created_at": to_sql_int(key.created_at),
+        ":ends_at": key.ends_at.map(to_sql_int),
+        ":restored_at": key.restored_at.map(to_sql_int),
+        ":attributes": serde_json::json!(key.attributes).to_string(),
+        ":imported": key.imported,
+        ":replaces": key.replaces,
+        ":replaced_by": key.replaced_by,
+        ":rotate_at": rotation.map(|rotation| to_sql_int(rotation.at)),
+        ":rotate_every_days": rotation.and_then(|rotation| rotation.every_days),
+        ":rotate_overlap_minutes": rotation.map(|rotation| rotation.expire_current_in_minutes),
+        ":end_noted": key.end_noted,
+        ":revision": to_sql_int(revision),
+    };
+    for (name, value) in fields.iter().chain(more) {
+        // A name that the statement lacks is a mistake in one of the two lists.
+        let Some(index) = statement.parameter_index(name)? else {
+            return Err(rusqlite::Error::InvalidParameterName((*name).to_owned()).into());
+        };
+        statement.raw_bind_parameter(index, value)?;
+    }
+    statement.raw_execute().map_err(|err| insert_error(&key.id, err))
+}
+
+/// Returns keys of which something is due. The condition ends with an order, and
+/// has the time as its one parameter.
+fn due(
+    connection: &Connection,
+    condition: &str,
+    now: u64,
+    limit: usize,
+) -> StorageResult<Vec<KeyRecord>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {KEY_COLUMNS} FROM keys WHERE {condition}, seq LIMIT ?2"
+    ))?;
+    let mut rows = statement.query([to_sql_int(now), sql_limit(limit)])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        keys.push(decode_key(row)?);
+    }
+    Ok(keys)
+}
+
+/// What is due for [`due_rotations`], and in which order.
+pub(super) const DUE_ROTATION: &str =
+    "rotate_at <= ?1 AND (ends_at IS NULL OR ends_at > ?1) ORDER BY rotate_at";
+/// What is due for [`unnoted_ends`], and in which order.
+pub(super) const UNNOTED_END: &str = "ends_at <= ?1 AND end_noted = 0 ORDER BY ends_at";
+
+pub(super) fn due_rotations(
+    connection: &Connection,
+    now: u64,
+    limit: usize,
+) -> StorageResult<Vec<KeyRecord>> {
+    due(connection, DUE_ROTATION, now, limit)
+}
+
+pub(super) fn unnoted_ends(
+    connection: &Connection,
+    now: u64,
+    limit: usize,
+) -> StorageResult<Vec<KeyRecord>> {
+    due(connection, UNNOTED_END, now, limit)
+}
+
+pub(super) fn imported_digests(connection: &Connection) -> StorageResult<Vec<Digest>> {
+    let mut statement = connection.prepare_cached("SELECT digest FROM keys WHERE imported = 1")?;
+    let digests = statement.query_map([], |row| row.get(0).map(digest_from_sql))?;
+    Ok(digests.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn sealed_secrets(
+    connection: &Connection,
+    after: Option<&str>,
+    limit: usize,
+) -> StorageResult<Vec<(String, Vec<u8>)>> {
+    // No id is empty: all are behind the empty one.
+    let mut statement = connection.prepare_cached(
+        "SELECT id, sealed_secret FROM keys WHERE id > ?1 AND sealed_secret IS NOT NULL \
+         ORDER BY id LIMIT ?2",
+    )?;
+    let secrets = statement.query_map(params![after.unwrap_or(""), sql_limit(limit)], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })?;
+    Ok(secrets.collect::<Result<_, _>>()?)
+}
+
+/// Replaces sealed secrets that are still there as they were read. Counts as a
+/// change: one that was made from before it would bring back the old.
+pub(super) fn replace_sealed_secrets(
+    transaction: &Transaction<'_>,
+    secrets: &[(String, Vec<u8>, Vec<u8>)],
+) -> StorageResult<()> {
+    let mut update = transaction.prepare_cached(
+        "UPDATE keys SET sealed_secret = ?3, revision = revision + 1 \
+         WHERE id = ?1 AND sealed_secret = ?2",
+    )?;
+    for (id, old, new) in secrets {
+        update.execute(params![id, old, new])?;
+    }
     Ok(())
 }
 
@@ -126,16 +291,21 @@ pub(super) fn record_usage(
     transaction: &Transaction<'_>,
     marks: &[UsageMark],
 ) -> StorageResult<()> {
+    // On the right of each `=` are the values from before.
     let mut update = transaction.prepare_cached(
         "UPDATE keys SET last_used_at = max(ifnull(last_used_at, 0), ?2), \
+         last_used_source = iif(?2 >= ifnull(last_used_at, 0), ?4, last_used_source), \
+         last_used_endpoint = iif(?2 >= ifnull(last_used_at, 0), ?5, last_used_endpoint), \
          money_moved_at = CASE WHEN ?3 IS NULL THEN money_moved_at \
          ELSE max(ifnull(money_moved_at, 0), ?3) END WHERE id = ?1",
     )?;
     for mark in marks {
         update.execute(params![
             mark.key_id,
-            to_sql_int(mark.last_used_at),
+            to_sql_int(mark.last_use.at),
             mark.money_moved_at.map(to_sql_int),
+            mark.last_use.source.to_string(),
+            mark.last_use.endpoint,
         ])?;
     }
     Ok(())
@@ -213,11 +383,14 @@ pub(super) fn set_organization(
     transaction: &Transaction<'_>,
     account: &str,
     organization: Option<&str>,
-) -> StorageResult<bool> {
+) -> StorageResult<()> {
     let updated = transaction
         .prepare_cached("UPDATE accounts SET organization = ?2 WHERE id = ?1")?
         .execute(params![account, organization])?;
-    Ok(updated > 0)
+    match updated {
+        0 => Err(StorageError::Changed { id: account.to_owned() }),
+        _ => Ok(()),
+    }
 }
 
 fn decode_key(row: &Row<'_>) -> StorageResult<KeyRecord> {
@@ -253,9 +426,33 @@ fn read_key(row: &Row<'_>) -> Result<KeyRecord, Source> {
         ends_at: secs(15)?,
         restored_at: secs(16)?,
         money_moved_at: secs(17)?,
-        last_used_at: secs(18)?,
+        last_use: secs(18)?.map(|at| read_last_use(row, at)).transpose()?,
         attributes: serde_json::from_str(row.get_ref(19)?.as_str()?)?,
+        imported: row.get(22)?,
+        replaces: row.get(23)?,
+        replaced_by: row.get(24)?,
+        rotation: secs(25)?.map(|at| read_rotation(row, at)).transpose()?,
+        end_noted: row.get(28)?,
+        revision: secs(29)?.ok_or("no revision")?,
     })
+}
+
+fn read_last_use(row: &Row<'_>, at: u64) -> Result<LastUse, Source> {
+    // Of a use from before 0002 only the time is known.
+    let source: Option<String> = row.get(20)?;
+    let endpoint: Option<String> = row.get(21)?;
+    Ok(LastUse {
+        at,
+        source: match source {
+            Some(source) => source.parse()?,
+            None => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        },
+        endpoint: endpoint.unwrap_or_default(),
+    })
+}
+
+fn read_rotation(row: &Row<'_>, at: u64) -> Result<RotationSchedule, Source> {
+    Ok(RotationSchedule { at, every_days: row.get(26)?, expire_current_in_minutes: row.get(27)? })
 }
 
 fn read_network(text: &str) -> Result<Ipv4Network, Source> {

@@ -1,11 +1,11 @@
 //! The request log in SQLite: a ring of the newest rows.
 
-use rusqlite::{Connection, Row, Rows, Statement, ToSql, Transaction, params};
+use rusqlite::{Connection, Row, Rows, Statement, ToSql, Transaction};
 
 use super::{Source, damaged, sql_limit, to_sql_int};
 use crate::{
     secret::Digest,
-    storage::{LogEntry, StorageResult},
+    storage::{LogEntry, LogFilter, Mode, StorageResult},
 };
 
 /// The index by key is made of blocks of 2^14 rows. Part of the schema.
@@ -13,6 +13,9 @@ const BLOCK_BITS: u32 = 14;
 
 const COLUMNS: &str = "request_id, at_ms, key_id, account, method, path, status, code, source, \
      policy, decision_us";
+
+/// How many columns those are: the position comes behind them.
+const COLUMN_COUNT: usize = 11;
 
 /// How many rows one statement inserts: to start and end a statement costs as
 /// much as a row.
@@ -75,28 +78,99 @@ fn insert_rows(insert: &mut Statement<'_>, entries: &[LogEntry]) -> StorageResul
     Ok(())
 }
 
-/// Returns the newest rows, newest first. Newest is what was answered last.
-pub(super) fn recent(
-    connection: &mut Connection,
-    key_id: Option<&str>,
-    limit: usize,
-) -> StorageResult<Vec<LogEntry>> {
-    let mut entries = Vec::new();
-    let Some(key_id) = key_id else {
-        let mut statement = connection.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM request_log ORDER BY seq DESC LIMIT ?1"
-        ))?;
-        read_entries(statement.query([sql_limit(limit)])?, &mut entries)?;
-        return Ok(entries);
+/// Deletes at most `limit` of the oldest rows that came before this time. Returns
+/// how many.
+///
+/// Stops at the first row that came later, so that rows go away at the old end
+/// only. A row is appended when its request was answered: one that came before
+/// and was answered behind that row goes with a later call.
+pub(super) fn drop_old(
+    transaction: &Transaction<'_>,
+    before_ms: u64,
+    limit: u64,
+) -> StorageResult<u64> {
+    let oldest: Option<i64> = transaction
+        .prepare_cached("SELECT min(seq) FROM request_log")?
+        .query_row([], |row| row.get(0))?;
+    let Some(oldest) = oldest else {
+        return Ok(0);
     };
+    let dropped = transaction
+        .prepare_cached(
+            "DELETE FROM request_log WHERE seq < ifnull((SELECT seq FROM request_log \
+             WHERE seq < ?1 AND at_ms >= ?2 ORDER BY seq LIMIT 1), ?1)",
+        )?
+        .execute([oldest.saturating_add(to_sql_int(limit)), to_sql_int(before_ms)])?;
+    Ok(dropped as u64)
+}
+
+/// Returns rows with their positions, newest first. Newest is what was answered
+/// last.
+///
+/// By key, asks the index. Otherwise looks at row after row until there are
+/// enough: in the worst case at all of them, which are no more than the log's
+/// bound.
+pub(super) fn find(
+    connection: &mut Connection,
+    filter: &LogFilter,
+) -> StorageResult<Vec<(u64, LogEntry)>> {
+    let before = to_sql_int(filter.before.unwrap_or(u64::MAX));
+    let mode = filter.mode.map(Mode::as_str);
+    let from_ms = filter.from_ms.map(to_sql_int);
+    let until_ms = filter.until_ms.map(to_sql_int);
+    // Only what is asked for.
+    let mut conditions = vec!["seq < ?"];
+    let mut values: Vec<&dyn ToSql> = vec![&before];
+    // Its keys are looked up once for all rows: an account has few.
+    if let Some(account) = &filter.account {
+        conditions.push("(account = ? OR key_id IN (SELECT id FROM keys WHERE account = ?))");
+        values.extend_from_slice(&[account, account]);
+    }
+    let mut only = |condition, value| {
+        conditions.push(condition);
+        values.push(value);
+    };
+    if let Some(from_ms) = &from_ms {
+        only("at_ms >= ?", from_ms as &dyn ToSql);
+    }
+    if let Some(until_ms) = &until_ms {
+        only("at_ms < ?", until_ms);
+    }
+    if let Some((lowest, highest)) = &filter.statuses {
+        only("status >= ?", lowest);
+        only("status <= ?", highest);
+    }
+    if let Some(code) = &filter.code {
+        only("code = ?", code);
+    }
+    if let Some(method) = &filter.method {
+        only("method = ?", method);
+    }
+    if let Some(path) = &filter.path {
+        only("path = ?", path);
+    }
+    if let Some(mode) = &mode {
+        // For each row: half of all keys would be far more than the rows of a
+        // page.
+        only("(SELECT mode FROM keys WHERE id = request_log.key_id) = ?", mode);
+    }
+    let conditions = conditions.join(" AND ");
 
     // One view of all blocks: a batch that is written meanwhile is left out.
     let view = connection.transaction()?;
+    let mut entries = Vec::new();
+    let Some(key_id) = &filter.key_id else {
+        let limit = sql_limit(filter.limit);
+        values.push(&limit);
+        let mut statement = view.prepare_cached(&format!(
+            "SELECT {COLUMNS}, seq FROM request_log WHERE {conditions} ORDER BY seq DESC LIMIT ?"
+        ))?;
+        read_entries(statement.query(values.as_slice())?, &mut entries)?;
+        return Ok(entries);
+    };
+
     let edge = |sql| -> StorageResult<Option<i64>> {
-        Ok(view
-            .prepare_cached(sql)?
-            .query_row([], |row| row.get::<_, Option<i64>>(0))?
-            .map(|seq| seq >> BLOCK_BITS))
+        Ok(view.prepare_cached(sql)?.query_row([], |row| row.get::<_, Option<i64>>(0))?)
     };
     let oldest = edge("SELECT min(seq) FROM request_log")?;
     let newest = edge("SELECT max(seq) FROM request_log")?;
@@ -104,23 +178,29 @@ pub(super) fn recent(
         return Ok(entries);
     };
     let mut statement = view.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM request_log WHERE seq >> {BLOCK_BITS} = ?1 AND key_id = ?2 \
-         ORDER BY seq DESC LIMIT ?3"
+        "SELECT {COLUMNS}, seq FROM request_log WHERE {conditions} \
+         AND seq >> {BLOCK_BITS} = ? AND key_id = ? ORDER BY seq DESC LIMIT ?"
     ))?;
-    for block in (oldest..=newest).rev() {
-        let missing = limit - entries.len();
+    let newest = newest.min(before - 1) >> BLOCK_BITS;
+    for block in (oldest >> BLOCK_BITS..=newest).rev() {
+        let missing = filter.limit - entries.len();
         if missing == 0 {
             break;
         }
-        let rows = statement.query(params![block, key_id, sql_limit(missing)])?;
-        read_entries(rows, &mut entries)?;
+        let missing = sql_limit(missing);
+        let block: [&dyn ToSql; 3] = [&block, key_id, &missing];
+        let values: Vec<&dyn ToSql> = values.iter().copied().chain(block).collect();
+        read_entries(statement.query(values.as_slice())?, &mut entries)?;
     }
     Ok(entries)
 }
 
-fn read_entries(mut rows: Rows<'_>, entries: &mut Vec<LogEntry>) -> StorageResult<()> {
+fn read_entries(mut rows: Rows<'_>, entries: &mut Vec<(u64, LogEntry)>) -> StorageResult<()> {
     while let Some(row) = rows.next()? {
-        entries.push(read_entry(row).map_err(|err| damaged(row, err))?);
+        let position = u64::try_from(row.get::<_, i64>(COLUMN_COUNT)?);
+        let position = position.map_err(|err| damaged(row, err.into()))?;
+        let entry = read_entry(row).map_err(|err| damaged(row, err))?;
+        entries.push((position, entry));
     }
     Ok(())
 }

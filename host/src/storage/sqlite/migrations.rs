@@ -13,7 +13,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::OpenError;
 
 /// All migrations, oldest first.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_initial.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/sqlite/0001_initial.sql"),
+    include_str!("../../../migrations/sqlite/0002_key_life.sql"),
+];
 
 /// Marks a file as a database of ours: `WDKY` in ASCII.
 const APPLICATION_ID: i32 = 0x5744_4B59;
@@ -44,7 +47,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
 
 /// One transaction for all of them, so that a database is either as the old
 /// host left it, which can go on using it, or as the new one needs it.
-fn run(connection: &mut Connection, migrations: &[&str]) -> Result<(), OpenError> {
+pub(super) fn run(connection: &mut Connection, migrations: &[&str]) -> Result<(), OpenError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let seen = usize::try_from(pragma(&transaction, "user_version")?).unwrap_or(0);
     for migration in migrations.iter().skip(seen) {
