@@ -30,6 +30,31 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
+/// A JSON body that may be left out: what it holds has defaults.
+pub struct OptionalJson<T>(pub T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let body = axum::body::Bytes::from_request(request, state).await;
+        let body = body.map_err(|err| ApiError::Invalid {
+            param: "body".to_owned(),
+            message: err.body_text(),
+        })?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        // `null` is what clients send that have nothing to say.
+        let value = axum::Json::<Option<T>>::from_bytes(&body);
+        let axum::Json(value) = value.map_err(|err: JsonRejection| ApiError::Invalid {
+            param: "body".to_owned(),
+            message: crate::scrub::scrub(&err.body_text()).into_owned(),
+        })?;
+        Ok(Self(value.unwrap_or_default()))
+    }
+}
+
 /// The parameters of a query.
 pub struct Query<T>(pub T);
 

@@ -38,6 +38,11 @@ impl Clock {
         self.latest_ms.fetch_max(now * 1000, Ordering::Relaxed);
     }
 
+    /// Sees to it that no time before `ms` (since 1970) is told any more.
+    pub fn not_before(&self, ms: u64) {
+        self.latest_ms.fetch_max(ms, Ordering::Relaxed);
+    }
+
     /// Returns the milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
         if self.by_hand {

@@ -115,6 +115,9 @@ pub enum ApiError {
     /// A request with this idempotency key is under way, or was done this moment.
     #[error("a request with this idempotency key is under way; send it again for its answer")]
     IdempotencyInUse,
+    /// A person has to confirm it.
+    #[error(transparent)]
+    Verification(#[from] crate::verification::VerificationError),
     /// The source has failed to authenticate too often.
     #[error("too many failed authentications from this address; good keys go on working")]
     TooManyFailures,
@@ -304,6 +307,7 @@ impl From<&ApiError> for ErrorBody {
             ApiError::IdempotencyInUse => {
                 plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("idempotency_key_in_use"))
             }
+            ApiError::Verification(_) => plain(StatusCode::FORBIDDEN, INVALID_REQUEST, None),
             ApiError::TooManyFailures => plain(
                 StatusCode::TOO_MANY_REQUESTS,
                 INVALID_REQUEST,

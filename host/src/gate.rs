@@ -40,12 +40,12 @@ use crate::{
     usage::UsageMarks,
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
-const STRIPE_VERSION: HeaderName = HeaderName::from_static("stripe-version");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+pub(crate) const STRIPE_VERSION: HeaderName = HeaderName::from_static("stripe-version");
 const STRIPE_NOTICE: HeaderName = HeaderName::from_static("stripe-notice");
-const STRIPE_CONTEXT: HeaderName = HeaderName::from_static("stripe-context");
-const STRIPE_ACCOUNT: HeaderName = HeaderName::from_static("stripe-account");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const STRIPE_CONTEXT: HeaderName = HeaderName::from_static("stripe-context");
+pub(crate) const STRIPE_ACCOUNT: HeaderName = HeaderName::from_static("stripe-account");
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const WARDKEY_KEY: HeaderName = HeaderName::from_static("wardkey-key");
 const WARDKEY_ACCOUNT: HeaderName = HeaderName::from_static("wardkey-account");
@@ -411,6 +411,14 @@ impl Gate {
     }
 }
 
+/// What was used: the method and the path's template.
+fn endpoint(grant: &Grant, entry: &LogEntry) -> String {
+    match &grant.endpoint {
+        Some(template) => format!("{} {template}", entry.method),
+        None => entry.method.clone(),
+    }
+}
+
 fn has_class(grant: &Grant, class: &str) -> bool {
     grant.usage.split(' ').any(|one| one == class)
 }
@@ -447,7 +455,7 @@ fn identified(mut request: Request<Body>, grant: &Grant, entry: &LogEntry) -> Re
 }
 
 /// Returns a header that the policy is told, without secrets.
-fn told<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<Cow<'a, str>>, ApiError> {
+pub(crate) fn told<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<Cow<'a, str>>, ApiError> {
     let invalid = |message: &str| ApiError::Invalid {
         param: name.as_str().to_owned(),
         message: message.to_owned(),

@@ -1,25 +1,37 @@
 //! A host put together: storage, policy, and the three listeners' routes.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use axum::Router;
+use ipnet::IpNet;
 
 use crate::{
     active_policy::ActivePolicy,
     api::{admin, internal},
+    audit::AuditKey,
     cache::Cache,
     clock::Clock,
     decide::Decider,
+    error::ApiError,
     gate::{self, Backend, Gate, GateConfig},
     keys::Keys,
     metrics::Metrics,
     request_log::RequestLog,
     simulated::Simulated,
-    storage::Storage,
+    storage::{AuditEntry, AuditFilter, Storage, StorageError, StorageResult},
+    throttle::Throttle,
     upstream::{Upstream, UpstreamUrl},
     usage::UsageMarks,
     vault::Vault,
+    verification::Verifier,
+    worker::{self, Worker},
 };
+
+/// How often a caller of the admin routes may be refused in a minute before it
+/// is told to wait: each refusal of a known caller is written to the audit log,
+/// which keeps everything.
+const MAX_REFUSALS_PER_MINUTE: u32 = 120;
 
 /// What a host is made of.
 pub struct Parts {
@@ -29,8 +41,14 @@ pub struct Parts {
     pub policy: Arc<ActivePolicy>,
     /// Seals the secrets that may be revealed.
     pub vault: Vault,
+    /// Seals the audit log.
+    pub audit_key: AuditKey,
+    /// Has people confirm what is dangerous.
+    pub verifier: Verifier,
     /// Tells the time.
     pub clock: Clock,
+    /// For how many days the request log is kept; `None`: until it is full.
+    pub log_retention_days: Option<u32>,
     /// What the operator set for the gate.
     pub gate: GateConfig,
     /// What serves the requests that were let through.
@@ -59,24 +77,57 @@ pub struct Host {
     pub(crate) usage: Arc<UsageMarks>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) allow_unlisted: bool,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) throttle: Arc<Throttle>,
+    /// Counts how often each caller of the admin routes was refused.
+    pub(crate) refusals: Throttle<String>,
+    pub(crate) log_retention_days: Option<u32>,
     gate: Arc<Gate>,
+    worker: OnceLock<Worker>,
 }
 
 impl Host {
-    /// Puts a host together and starts what runs in the background.
+    /// Puts a host together and starts what runs in the background, but for
+    /// what becomes due by itself: see [`start_worker`](Self::start_worker).
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// Outside of a tokio runtime.
-    pub fn start(parts: Parts) -> Arc<Self> {
-        let Parts { storage, policy, vault, clock, gate: config, api } = parts;
+    /// If storage does not answer.
+    pub async fn start(parts: Parts) -> StorageResult<Arc<Self>> {
+        let Parts {
+            storage,
+            policy,
+            vault,
+            audit_key,
+            verifier,
+            clock,
+            log_retention_days,
+            gate: config,
+            api,
+        } = parts;
         let cache = Arc::new(Cache::new(Arc::clone(&storage)));
+        for digest in storage.imported_digests().await? {
+            cache.imported(digest);
+        }
+        // A machine's clock may have been put back while no host ran. What has
+        // ended before must not be good again.
+        let newest = AuditFilter { before: Some(u64::MAX >> 1), limit: 1, ..Default::default() };
+        for entry in storage.list_audit(newest).await? {
+            let entry: AuditEntry =
+                serde_json::from_str(&entry.text).map_err(|err| StorageError::Damaged {
+                    id: format!("audit entry {}", entry.sequence),
+                    source: err.into(),
+                })?;
+            clock.not_before(entry.at_ms);
+        }
         let decider = Arc::new(Decider::new(Arc::clone(&policy), Arc::clone(&cache)));
         let keys = Arc::new(Keys {
             storage: Arc::clone(&storage),
             cache: Arc::clone(&cache),
             policy: Arc::clone(&policy),
-            vault,
+            vault: ArcSwap::from_pointee(vault),
+            audit_key: Arc::new(audit_key),
+            verifier,
             clock: clock.clone(),
             brand: config.brand.clone(),
         });
@@ -84,6 +135,8 @@ impl Host {
         let usage = Arc::new(UsageMarks::start(Arc::clone(&storage)));
         let metrics = Metrics::new(&policy.get().digest().to_hex());
         let allow_unlisted = config.allow_unlisted;
+        let trusted_proxies = config.trusted_proxies.clone();
+        let throttle = Arc::new(Throttle::new(config.max_failed_auth_per_minute));
         let gate = Arc::new(Gate {
             config,
             decider: Arc::clone(&decider),
@@ -98,8 +151,9 @@ impl Host {
             log: Arc::clone(&log),
             usage: Arc::clone(&usage),
             metrics: Arc::clone(&metrics),
+            throttle: Arc::clone(&throttle),
         });
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             storage,
             cache,
             policy,
@@ -110,8 +164,37 @@ impl Host {
             usage,
             metrics,
             allow_unlisted,
+            trusted_proxies,
+            throttle,
+            refusals: Throttle::new(MAX_REFUSALS_PER_MINUTE),
+            log_retention_days,
             gate,
-        })
+            worker: OnceLock::new(),
+        }))
+    }
+
+    /// Starts the task that does what becomes due by itself. A test calls
+    /// [`run_due`](Self::run_due) instead, when its clock says so.
+    pub fn start_worker(self: &Arc<Self>) {
+        self.worker.get_or_init(|| Worker::start(self));
+    }
+
+    /// Does what is due by now: scheduled rotations, and ends of keys.
+    ///
+    /// # Errors
+    ///
+    /// If a part of the host failed. What was not done is due the next time.
+    pub async fn run_due(&self) -> Result<worker::Seen, ApiError> {
+        worker::run_due(self).await
+    }
+
+    /// Drops records that are too old to be kept.
+    ///
+    /// # Errors
+    ///
+    /// If storage failed.
+    pub async fn drop_old(&self) -> StorageResult<u64> {
+        worker::drop_old(self).await
     }
 
     /// Returns what serves the gate's listener.
@@ -158,7 +241,10 @@ impl Host {
     /// # Errors
     ///
     /// If storage refused the marks of use. They are kept: call it again.
-    pub async fn finish(&self) -> crate::storage::StorageResult<()> {
+    pub async fn finish(&self) -> StorageResult<()> {
+        if let Some(worker) = self.worker.get() {
+            worker.finish().await;
+        }
         self.log.finish().await;
         self.usage.finish().await
     }

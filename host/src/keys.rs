@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod ask;
+mod due;
 mod journal;
 mod operations;
 mod owners;
@@ -127,7 +128,8 @@ impl Keys {
         account: Option<&str>,
         mode: Option<Mode>,
     ) -> Result<Scope, ApiError> {
-        Ok(self.policy.visible(&ask.actor.caller(), account, mode.map(Into::into))??)
+        let wanted = Scope { account: account.map(str::to_owned), mode: mode.map(Into::into) };
+        Ok(self.policy.visible(&ask.actor.caller(), &wanted)??)
     }
 }
 

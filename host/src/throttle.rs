@@ -44,8 +44,17 @@ impl<Source: Clone + Eq + Hash> Throttle<Source> {
         Self { per_minute, buckets: Bounded::new(MAX_SOURCES) }
     }
 
-    /// Notes a failure. Returns whether the source has had its share.
+    /// Notes a failure. Returns whether the source had had its share already.
     pub fn is_spent(&self, source: Source, now_ms: u64) -> bool {
+        self.take(source, now_ms, 1)
+    }
+
+    /// Tells whether the source has had its share, and notes nothing.
+    pub fn would_be_spent(&self, source: Source, now_ms: u64) -> bool {
+        self.take(source, now_ms, 0)
+    }
+
+    fn take(&self, source: Source, now_ms: u64, failures: u64) -> bool {
         if self.per_minute == 0 {
             return true;
         }
@@ -62,7 +71,7 @@ impl<Source: Clone + Eq + Hash> Throttle<Source> {
         if bucket.left_ms < cost {
             return true;
         }
-        bucket.left_ms -= cost;
+        bucket.left_ms -= cost * failures;
         false
     }
 }
@@ -103,6 +112,15 @@ mod tests {
         ] {
             assert_eq!(throttle.is_spent(source, at_ms), expected, "{source} at {at_ms} ms");
         }
+    }
+
+    #[test]
+    fn a_look_counts_as_nothing() {
+        let throttle = Throttle::new(1);
+        assert!(!throttle.would_be_spent("a", 0));
+        assert!(!throttle.is_spent("a", 0));
+        assert!(throttle.would_be_spent("a", 0));
+        assert!(throttle.is_spent("a", 0));
     }
 
     #[test]

@@ -49,12 +49,7 @@ impl Operator {
             Err(DataDirError::Locked { socket, .. }) => return Ok(Self::Socket(socket)),
             Err(err) => return Err(err.into()),
         };
-        let gate = GateConfig {
-            prefix: serve::DEFAULT_GATE_PREFIX.to_owned(),
-            brand: args.brand.clone(),
-            trusted_proxies: Vec::new(),
-            allow_unlisted: false,
-        };
+        let gate = GateConfig { brand: args.brand.clone(), ..GateConfig::default() };
         let host =
             serve::start_host(&data_dir, args.policy.as_deref(), gate, Api::Simulated).await?;
         let router = host.admin_router(AdminAccess::Socket);

@@ -27,8 +27,9 @@ use crate::{
     clock::Clock,
     data_dir::{DataDir, DataDirError},
     engine::Engine,
-    gate::{GateConfig, SELF_PATH},
+    gate::{DEFAULT_FAILED_AUTH_PER_MINUTE, DEFAULT_PREFIX, GateConfig, SELF_PATH},
     host::{Api, Host, Parts},
+    keys::{Actor, Ask, CreateAccount},
     secret::{Brand, Digest},
     server,
     storage::{KeyFilter, KeyRecord, Mode, SqliteStorage},
@@ -37,7 +38,6 @@ use crate::{
 };
 
 pub(super) const DEFAULT_DATA_DIR: &str = "wardkey-data";
-pub(super) const DEFAULT_GATE_PREFIX: &str = "/v1/";
 
 /// What the first account is called until somebody gives it a name.
 const FIRST_ACCOUNT: &str = "Default account";
@@ -98,7 +98,7 @@ pub(super) struct ServeArgs {
         long,
         env = "WARDKEY_GATE_PREFIX",
         value_name = "PATH",
-        default_value = DEFAULT_GATE_PREFIX
+        default_value = DEFAULT_PREFIX
     )]
     gate_prefix: String,
     /// A range of addresses whose `X-Forwarded-For` is believed. Repeat it, or
@@ -112,6 +112,15 @@ pub(super) struct ServeArgs {
     /// list. Without it, nobody can.
     #[arg(long, env = "WARDKEY_ALLOW_UNLISTED", value_parser = BoolishValueParser::new())]
     allow_unlisted: bool,
+    /// How often an address may fail to authenticate in a minute before it is
+    /// answered 429. Good keys behind it are not held up.
+    #[arg(
+        long,
+        env = "WARDKEY_MAX_FAILED_AUTH_PER_MINUTE",
+        value_name = "COUNT",
+        default_value_t = DEFAULT_FAILED_AUTH_PER_MINUTE
+    )]
+    max_failed_auth_per_minute: u32,
     /// A mark before every secret (`acme` makes `acme_sk_live_…`), so that who
     /// scans for leaked keys can tell yours from others'.
     #[arg(long, env = "WARDKEY_BRAND", value_name = "WORD")]
@@ -141,11 +150,13 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         brand: args.brand.clone(),
         trusted_proxies: args.trusted_proxy.clone(),
         allow_unlisted: args.allow_unlisted,
+        max_failed_auth_per_minute: args.max_failed_auth_per_minute,
     };
     let api = args.upstream.clone().map_or(Api::Simulated, Api::Upstream);
     let host = start_host(&data_dir, args.policy.as_deref(), gate, api).await?;
     if is_new || host.storage.list_accounts(1).await?.is_empty() {
-        host.keys().create_account(FIRST_ACCOUNT.to_owned(), None, None).await?;
+        let first = CreateAccount { name: FIRST_ACCOUNT.to_owned(), ..CreateAccount::default() };
+        host.keys().create_account(&Ask::by(Actor::Platform), first).await?;
     }
 
     // Everything is bound before anything is served: a port that is taken must
@@ -279,10 +290,14 @@ pub(super) async fn start_host(
         storage: Arc::new(storage),
         policy: Arc::new(policy),
         vault,
+        audit_key: crate::audit::AuditKey::generate(),
+        verifier: crate::verification::Verifier,
         clock: Clock::system(),
+        log_retention_days: None,
         gate,
         api,
-    }))
+    })
+    .await?)
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
@@ -389,8 +404,8 @@ async fn first_key(host: &Host) -> Result<Option<KeyRecord>> {
 /// output of a service ends in a log.
 async fn shown(args: &ServeArgs, host: &Host, key: &KeyRecord) -> Result<String> {
     if std::io::stdout().is_terminal() {
-        let (_, secret) = host.keys().reveal(&key.id).await?;
-        return Ok(secret.expose().to_owned());
+        let revealed = host.keys().reveal(&Ask::by(Actor::Platform), &key.id).await?;
+        return Ok(revealed.secret.map(|secret| secret.expose().to_owned()).unwrap_or_default());
     }
     let program = std::env::current_exe().unwrap_or_else(|_| "wardkey".into());
     Ok(format!(

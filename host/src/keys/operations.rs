@@ -9,7 +9,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Keys, ask::Ask, journal, view::KeyView};
+use super::{
+    Keys,
+    ask::{Actor, Ask},
+    journal,
+    view::KeyView,
+};
 use crate::{
     engine::contract::{
         Denial,
@@ -27,7 +32,7 @@ use crate::{
 /// How often an operation is done again because somebody else changed the key
 /// meanwhile. Each time somebody else has got on, so that more means a loop of
 /// clients that fight over one key.
-const MAX_TRIES: usize = 5;
+pub(super) const MAX_TRIES: usize = 5;
 
 /// A key that somebody wants, as it comes over HTTP.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -132,7 +137,7 @@ pub struct Done {
 }
 
 /// What becomes of a key.
-struct Planned {
+pub(super) struct Planned {
     /// The key as it shall be. Still at the revision that was read.
     changed: KeyRecord,
     /// The key that takes its place.
@@ -148,7 +153,7 @@ impl Planned {
 }
 
 /// Why there is no plan: the policy's word, or that it has none.
-enum NoPlan {
+pub(super) enum NoPlan {
     Denied(Denial),
     Failed(ApiError),
 }
@@ -288,30 +293,41 @@ impl Keys {
     /// As with [`update`](Self::update); or that a person has to confirm it.
     pub async fn rotate(&self, ask: &Ask, id: &str, wanted: RotateKey) -> Result<Done, ApiError> {
         self.change(ask, id, "api_key.rotated", "rotate", |current, now| {
-            let request = RotationRequest {
-                expire_current_in_minutes: wanted.expire_current_key_in_minutes,
-                note: wanted.note.as_deref(),
-            };
-            let stored = Stored::new(current);
-            let plan = self
-                .policy
-                .rotate(&ask.actor.caller(), &stored.as_wit(), &request, now)?
-                .map_err(NoPlan::Denied)?;
-            let (mut made, secret) = self.carry_out(plan.replacement, now)?;
-            made.replaces = Some(current.id.clone());
-            made.rotation = plan.rotation.map(RotationSchedule::from);
-            let changed = KeyRecord {
-                replaced_by: Some(made.id.clone()),
-                rotation: None,
-                ..current.clone()
-            };
-            Ok(Planned {
-                changed: ended(changed, plan.current_ends_at, now),
-                made: Some((made, secret)),
-                needs_code: plan.needs_code,
-            })
+            self.plan_rotation(ask, current, &wanted, now)
         })
         .await
+    }
+
+    /// Plans the replacement of a key.
+    pub(super) fn plan_rotation(
+        &self,
+        ask: &Ask,
+        current: &KeyRecord,
+        wanted: &RotateKey,
+        now: u64,
+    ) -> Result<Planned, NoPlan> {
+        let request = RotationRequest {
+            expire_current_in_minutes: wanted.expire_current_key_in_minutes,
+            note: wanted.note.as_deref(),
+        };
+        let stored = Stored::new(current);
+        let plan = self
+            .policy
+            .rotate(&ask.actor.caller(), &stored.as_wit(), &request, now)?
+            .map_err(NoPlan::Denied)?;
+        let (mut made, secret) = self.carry_out(plan.replacement, now)?;
+        made.replaces = Some(current.id.clone());
+        made.rotation = plan.rotation.map(RotationSchedule::from);
+        let changed = KeyRecord {
+            replaced_by: Some(made.id.clone()),
+            rotation: None,
+            ..current.clone()
+        };
+        Ok(Planned {
+            changed: ended(changed, plan.current_ends_at, now),
+            made: Some((made, secret)),
+            needs_code: plan.needs_code,
+        })
     }
 
     /// Sets the time at which the host rotates a key by itself.
@@ -403,28 +419,6 @@ impl Keys {
         .await
     }
 
-    /// Sees to the end of a key that has ended by itself: forgets its secret and
-    /// its schedule, and tells the audit log. Nothing hangs on it: what has ended
-    /// is refused whether or not this was done.
-    pub(crate) async fn note_end(&self, key: &KeyRecord) -> Result<(), ApiError> {
-        let ask = Ask::by(super::Actor::Platform);
-        let noted = KeyRecord {
-            rotation: None,
-            sealed_secret: None,
-            end_noted: true,
-            ..key.clone()
-        };
-        let entry =
-            journal::done(&ask, self.clock.now_ms(), "api_key.ended", Some(key), &noted);
-        let change =
-            Change { changed_keys: vec![noted], audit: vec![entry], ..Change::default() };
-        match self.commit(change).await {
-            // Somebody else has seen to it, or will.
-            Err(ApiError::Changed { .. }) => Ok(()),
-            done => done,
-        }
-    }
-
     /// Does one operation on one key, again if somebody else was faster.
     async fn change(
         &self,
@@ -459,7 +453,7 @@ impl Keys {
         .await
     }
 
-    async fn store_changed(
+    pub(super) async fn store_changed(
         &self,
         ask: &Ask,
         action: &str,
@@ -609,7 +603,7 @@ impl Keys {
     async fn owner_for(&self, ask: &Ask, named: Option<String>) -> Result<String, ApiError> {
         match (&ask.actor, named) {
             // Whether it may name another one is for the policy to say.
-            (super::Actor::Key(key), named) => Ok(named.unwrap_or_else(|| key.account.clone())),
+            (Actor::Key(key), named) => Ok(named.unwrap_or_else(|| key.account.clone())),
             (_, named) => self.owner(named).await,
         }
     }

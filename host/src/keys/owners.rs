@@ -129,6 +129,21 @@ impl Keys {
         self.account(account).await
     }
 
+    /// Writes to the audit log what was done to the host itself.
+    ///
+    /// # Errors
+    ///
+    /// If storage failed.
+    pub(crate) async fn note(
+        &self,
+        ask: &Ask,
+        action: &str,
+        after: serde_json::Value,
+    ) -> Result<(), ApiError> {
+        let entry = journal::other(ask, self.clock.now_ms(), action, None, None, Some(after));
+        self.commit(Change { audit: vec![entry], ..Change::default() }).await
+    }
+
     /// Returns the account with this id.
     ///
     /// # Errors

@@ -1,6 +1,18 @@
-}
+//! What the rules say: which permissions there are, and which ones an endpoint
+//! needs.
 
-async fn list_permissions(State(host): State<Arc<Host>>) -> Result<axum::Json<Value>, ApiError> {
+use std::sync::Arc;
+
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{api::Json, error::ApiError, host::Host};
+
+/// How many endpoints one call may ask the permissions of.
+const MAX_ENDPOINTS: usize = 100;
+
+pub(super) async fn list_permissions(State(host): State<Arc<Host>>) -> Result<axum::Json<Value>, ApiError> {
     let permissions = host.policy.permissions()?;
     let data: Vec<Value> = permissions
         .iter()
@@ -18,14 +30,14 @@ async fn list_permissions(State(host): State<Arc<Host>>) -> Result<axum::Json<Va
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Resolve {
+pub(super) struct Resolve {
     /// Each a method and a path: `POST /v1/refunds`.
     endpoints: Vec<String>,
 }
 
 /// Which permissions a key needs to call these endpoints: the answer that users
 /// of Stripe ask for most, and get by trial and error.
-async fn resolve_permissions(
+pub(super) async fn resolve_permissions(
     State(host): State<Arc<Host>>,
     Json(asked): Json<Resolve>,
 ) -> Result<axum::Json<Value>, ApiError> {
@@ -70,12 +82,3 @@ async fn resolve_permissions(
         "unresolved_endpoints": unresolved,
     })))
 }
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CreateAccount {
-    name: String,
-    organization: Option<String>,
-    platform: Option<String>,
-}
-
