@@ -6,6 +6,7 @@
 //! | no key, unknown key, unreadable credential | 401 | `invalid_request_error` |
 //! | a key that has ended | 401 | `authentication_error` |
 //! | a good key that may not do this | 403 | `invalid_request_error` |
+//! | a person has not confirmed it | 403 | `invalid_request_error` |
 //! | the request is at fault | 400 (413 too large) | `invalid_request_error` |
 //! | no such endpoint or object | 404 | `invalid_request_error` |
 //! | a clash with the state of things | 409 | `invalid_request_error` |
@@ -35,6 +36,7 @@ use crate::{
     scrub::scrub,
     simulated::SimulatedError,
     storage::{Mode, StorageError},
+    verification::{self, ChallengeSent, VerificationError},
 };
 
 /// How long a client should wait before it tries again, in seconds. Storage
@@ -94,6 +96,9 @@ pub enum ApiError {
     /// It clashes with what is there.
     #[error("{0}")]
     Conflict(String),
+    /// A person has not confirmed it.
+    #[error(transparent)]
+    Verification(#[from] VerificationError),
     /// The upstream could not be reached, or broke off.
     #[error("the upstream did not answer")]
     UpstreamAbsent(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -165,6 +170,9 @@ pub struct ErrorBody {
     /// Every permission that was missing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_permissions: Vec<String>,
+    /// What a verification code was sent for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<ChallengeSent>,
 }
 
 const INVALID_REQUEST: &str = "invalid_request_error";
@@ -179,7 +187,8 @@ impl ErrorBody {
         message: String,
     ) -> Self {
         let code = code.map(str::to_owned);
-        Self { status, kind, code, message, param: None, missing_permissions: Vec::new() }
+        let (param, missing_permissions, verification) = (None, Vec::new(), None);
+        Self { status, kind, code, message, param, missing_permissions, verification }
     }
 }
 
@@ -202,6 +211,7 @@ impl From<&Denial> for ErrorBody {
             message: denial.message.clone(),
             param: denial.param.clone(),
             missing_permissions: missing.map(str::to_owned).collect(),
+            verification: None,
         }
     }
 }
@@ -240,6 +250,13 @@ impl From<&ApiError> for ErrorBody {
             ApiError::NoRoute { .. } => plain(StatusCode::NOT_FOUND, INVALID_REQUEST, None),
             ApiError::Conflict(_) => {
                 plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("resource_changed"))
+            }
+            ApiError::Verification(err) => {
+                let (status, kind, code) = verification_status(err);
+                let verification = err.challenge().cloned();
+                let is_header = matches!(err, VerificationError::Malformed);
+                let param = is_header.then(|| verification::HEADER.to_string());
+                Self { param, verification, ..plain(status, kind, Some(code)) }
             }
             ApiError::UpstreamAbsent(_) => {
                 plain(StatusCode::BAD_GATEWAY, API_ERROR, Some("upstream_unavailable"))
@@ -319,6 +336,22 @@ impl From<&SimulatedError> for ErrorBody {
                 }
             }
         }
+    }
+}
+
+fn verification_status(err: &VerificationError) -> (StatusCode, &'static str, &'static str) {
+    use VerificationError as E;
+    let forbidden = |code| (StatusCode::FORBIDDEN, INVALID_REQUEST, code);
+    match err {
+        E::Required(_) => forbidden("verification_required"),
+        E::Failed { .. } => forbidden("verification_failed"),
+        E::Mismatch { .. } => forbidden("verification_mismatch"),
+        E::Expired => forbidden("verification_expired"),
+        E::Malformed => (StatusCode::BAD_REQUEST, INVALID_REQUEST, "verification_invalid"),
+        E::RateLimited(_) => {
+            (StatusCode::TOO_MANY_REQUESTS, INVALID_REQUEST, "verification_rate_limited")
+        }
+        E::Undelivered(_) => (StatusCode::SERVICE_UNAVAILABLE, API_ERROR, "unavailable"),
     }
 }
 

@@ -12,7 +12,8 @@
 //!   [`facts`] from [`cache`] and [`storage`].
 //! - [`upstream`] or [`simulated`] serves what was let through; [`error`] says
 //!   what became of the rest; [`request_log`], [`usage`] and [`metrics`] note it.
-//! - [`keys`] makes keys, sealed by [`vault`]; [`api`] has the operator's routes.
+//! - [`keys`] makes keys, sealed by [`vault`]; [`api`] has the operator's routes;
+//!   [`verification`] has a person confirm what is dangerous among them.
 //! - [`host`] puts it together, for [`cli`] or for a service of your own.
 
 pub mod active_policy;
@@ -44,3 +45,4 @@ pub mod storage;
 pub mod upstream;
 pub mod usage;
 pub mod vault;
+pub mod verification;
