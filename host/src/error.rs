@@ -6,6 +6,7 @@
 //! | no key, unknown key, unreadable credential | 401 | `invalid_request_error` |
 //! | a key that has ended | 401 | `authentication_error` |
 //! | a good key that may not do this | 403 | `invalid_request_error` |
+//! | a person has not confirmed it | 403 | `invalid_request_error` |
 //! | the request is at fault | 400 (413 too large) | `invalid_request_error` |
 //! | no such endpoint or object | 404 | `invalid_request_error` |
 //! | a clash with the state of things | 409 | `invalid_request_error` |
@@ -38,11 +39,15 @@ use crate::{
     simulated::SimulatedError,
     storage::{Mode, StorageError},
     vault::VaultError,
+    verification::{self, ChallengeSent, VerificationError},
 };
 
 /// How long a client should wait before it tries again, in seconds. Storage
 /// that comes back does so within about a second.
 const RETRY_AFTER_SECS: &str = "1";
+
+/// The same for a client that was told to slow down: a share is that of a minute.
+const RETRY_AFTER_LIMIT_SECS: &str = "60";
 
 /// Whether the official SDKs should try again. Said of every refusal, because
 /// trying again is what they would do with some.
@@ -115,9 +120,9 @@ pub enum ApiError {
     /// A request with this idempotency key is under way, or was done this moment.
     #[error("a request with this idempotency key is under way; send it again for its answer")]
     IdempotencyInUse,
-    /// A person has to confirm it.
+    /// A person has not confirmed it.
     #[error(transparent)]
-    Verification(#[from] crate::verification::VerificationError),
+    Verification(#[from] VerificationError),
     /// The source has failed to authenticate too often.
     #[error("too many failed authentications from this address; good keys go on working")]
     TooManyFailures,
@@ -219,6 +224,9 @@ pub struct ErrorBody {
     /// Every permission that was missing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_permissions: Vec<String>,
+    /// What a verification code was sent for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<ChallengeSent>,
 }
 
 const INVALID_REQUEST: &str = "invalid_request_error";
@@ -233,7 +241,8 @@ impl ErrorBody {
         message: String,
     ) -> Self {
         let code = code.map(str::to_owned);
-        Self { status, kind, code, message, param: None, missing_permissions: Vec::new() }
+        let (param, missing_permissions, verification) = (None, Vec::new(), None);
+        Self { status, kind, code, message, param, missing_permissions, verification }
     }
 }
 
@@ -256,6 +265,7 @@ impl From<&Denial> for ErrorBody {
             message: denial.message.clone(),
             param: denial.param.clone(),
             missing_permissions: missing.map(str::to_owned).collect(),
+            verification: None,
         }
     }
 }
@@ -292,9 +302,7 @@ impl From<&ApiError> for ErrorBody {
                 ..plain(StatusCode::NOT_FOUND, INVALID_REQUEST, Some("resource_missing"))
             },
             ApiError::NoRoute { .. } => plain(StatusCode::NOT_FOUND, INVALID_REQUEST, None),
-            ApiError::Conflict(_) => {
-                plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("conflict"))
-            }
+            ApiError::Conflict(_) => plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("conflict")),
             ApiError::Changed { .. } => {
                 plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("resource_changed"))
             }
@@ -307,7 +315,13 @@ impl From<&ApiError> for ErrorBody {
             ApiError::IdempotencyInUse => {
                 plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("idempotency_key_in_use"))
             }
-            ApiError::Verification(_) => plain(StatusCode::FORBIDDEN, INVALID_REQUEST, None),
+            ApiError::Verification(err) => {
+                let (status, kind, code) = verification_status(err);
+                let verification = err.challenge().cloned();
+                let is_header = matches!(err, VerificationError::Malformed);
+                let param = is_header.then(|| verification::HEADER.to_string());
+                Self { param, verification, ..plain(status, kind, Some(code)) }
+            }
             ApiError::TooManyFailures => plain(
                 StatusCode::TOO_MANY_REQUESTS,
                 INVALID_REQUEST,
@@ -399,6 +413,22 @@ impl From<&SimulatedError> for ErrorBody {
     }
 }
 
+fn verification_status(err: &VerificationError) -> (StatusCode, &'static str, &'static str) {
+    use VerificationError as E;
+    let forbidden = |code| (StatusCode::FORBIDDEN, INVALID_REQUEST, code);
+    match err {
+        E::Required(_) => forbidden("verification_required"),
+        E::Failed { .. } => forbidden("verification_failed"),
+        E::Mismatch { .. } => forbidden("verification_mismatch"),
+        E::Expired => forbidden("verification_expired"),
+        E::Malformed => (StatusCode::BAD_REQUEST, INVALID_REQUEST, "verification_invalid"),
+        E::RateLimited(_) => {
+            (StatusCode::TOO_MANY_REQUESTS, INVALID_REQUEST, "verification_rate_limited")
+        }
+        E::Undelivered(_) => (StatusCode::SERVICE_UNAVAILABLE, API_ERROR, "unavailable"),
+    }
+}
+
 /// What to add for an object that the same account has in the other mode.
 fn hint(wrong_mode: Option<Mode>) -> &'static str {
     match wrong_mode {
@@ -426,12 +456,15 @@ impl IntoResponse for ErrorBody {
         response.extensions_mut().insert(AnsweredCode(self.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let retry =
-            matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
-        headers
-            .insert(SHOULD_RETRY, HeaderValue::from_static(if retry { "true" } else { "false" }));
-        if retry {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
+        // A client that was told to slow down would be told so again.
+        let (retry, after) = match status {
+            StatusCode::SERVICE_UNAVAILABLE => ("true", Some(RETRY_AFTER_SECS)),
+            StatusCode::TOO_MANY_REQUESTS => ("false", Some(RETRY_AFTER_LIMIT_SECS)),
+            _ => ("false", None),
+        };
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static(retry));
+        if let Some(after) = after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(after));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

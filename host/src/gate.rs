@@ -230,8 +230,7 @@ impl Gate {
     }
 
     fn must_wait(&self, err: &ApiError, source: IpAddr, now_ms: u64) -> bool {
-        err.is_failed_authentication()
-            && self.throttle.is_spent(throttle::network(source), now_ms)
+        err.is_failed_authentication() && self.throttle.is_spent(throttle::network(source), now_ms)
     }
 
     fn source(&self, request: &Request) -> IpAddr {
@@ -455,7 +454,10 @@ fn identified(mut request: Request<Body>, grant: &Grant, entry: &LogEntry) -> Re
 }
 
 /// Returns a header that the policy is told, without secrets.
-pub(crate) fn told<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<Cow<'a, str>>, ApiError> {
+pub(crate) fn told<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<Cow<'a, str>>, ApiError> {
     let invalid = |message: &str| ApiError::Invalid {
         param: name.as_str().to_owned(),
         message: message.to_owned(),

@@ -38,13 +38,13 @@ mod operations;
 mod owners;
 mod view;
 
+pub(crate) use self::view::timestamp;
 pub use self::{
     ask::{Actor, Ask, Idempotency},
     operations::{CreateKey, Done, ImportKey, RotateKey, ScheduleRotation, UpdateKey},
     owners::CreateAccount,
     view::KeyView,
 };
-pub(crate) use self::view::timestamp;
 
 /// How many objects a list may hold.
 pub const MAX_LIST: usize = 100;

@@ -12,8 +12,9 @@
 //!   [`facts`] from [`cache`] and [`storage`].
 //! - [`upstream`] or [`simulated`] serves what was let through; [`error`] says
 //!   what became of the rest; [`request_log`], [`usage`] and [`metrics`] note it.
-//! - [`keys`] makes keys, sealed by [`vault`]; [`audit`] proves what was done with
-//!   them; [`api`] has the operator's routes.
+//! - [`keys`] is all that can be done with keys, sealed by [`vault`]; [`audit`]
+//!   proves what was done; [`verification`] has a person confirm what is dangerous;
+//!   [`worker`] does what becomes due; [`api`] has the routes.
 //! - [`host`] puts it together, for [`cli`] or for a service of your own.
 
 pub mod active_policy;

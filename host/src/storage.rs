@@ -507,11 +507,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Drops entries of the request log that came before `log_before_ms`, and
     /// kept replies from before `replies_before` (in seconds). Returns how many
     /// entries.
-    async fn drop_old(
-        &self,
-        log_before_ms: Option<u64>,
-        replies_before: u64,
-    ) -> StorageResult<u64>;
+    async fn drop_old(&self, log_before_ms: Option<u64>, replies_before: u64)
+    -> StorageResult<u64>;
 
     /// Writes a copy of everything to a new file, while the host runs. The copy
     /// is marked with `now`: a host that opens it knows that it is one.

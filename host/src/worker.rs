@@ -80,9 +80,8 @@ pub async fn run_due(host: &Host) -> Result<Seen, ApiError> {
 /// If storage failed.
 pub async fn drop_old(host: &Host) -> StorageResult<u64> {
     let now_ms = host.clock.now_ms();
-    let log_before = host.log_retention_days.map(|days| {
-        now_ms.saturating_sub(u64::from(days) * DAY_MS)
-    });
+    let log_before =
+        host.log_retention_days.map(|days| now_ms.saturating_sub(u64::from(days) * DAY_MS));
     host.storage.drop_old(log_before, (now_ms / 1000).saturating_sub(REPLIES_SECS)).await
 }
 

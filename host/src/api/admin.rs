@@ -4,10 +4,7 @@
 //! alone, or also the keys of an account, which the policy decides about like
 //! about any other request.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -35,7 +32,7 @@ use crate::{
     question,
     secret::{Digest, mint_id},
     server::Peer,
-    throttle,
+    throttle, verification,
 };
 
 mod accounts;
@@ -44,7 +41,6 @@ mod logs;
 mod maintenance;
 mod rules;
 
-const VERIFICATION: HeaderName = HeaderName::from_static("wardkey-verification");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -127,9 +123,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/v2/accounts", Callers::Operator, || post(accounts::create)),
     route("GET", "/v2/accounts/{id}", Callers::Operator, || get(accounts::show)),
     route("POST", "/v2/accounts/{id}", Callers::Operator, || post(accounts::update)),
-    route("POST", "/v2/organizations", Callers::Operator, || {
-        post(accounts::create_organization)
-    }),
+    route("POST", "/v2/organizations", Callers::Operator, || post(accounts::create_organization)),
     route("POST", "/v2/backup", Callers::Socket, || post(maintenance::back_up)),
     route("GET", "/openapi.json", Callers::Operator, || get(openapi)),
 ];
@@ -147,7 +141,8 @@ pub fn router(host: Arc<Host>, access: AdminAccess) -> Router {
     let at_socket = matches!(access, AdminAccess::Socket);
     let mut routes = Router::new();
     for route in ROUTES.iter().filter(|route| at_socket || route.callers != Callers::Socket) {
-        let doorman = Doorman { host: Arc::clone(&host), access: access.clone(), callers: route.callers };
+        let doorman =
+            Doorman { host: Arc::clone(&host), access: access.clone(), callers: route.callers };
         let handler = (route.handler)().layer(middleware::from_fn_with_state(doorman, admit));
         routes = routes.route(route.path, handler);
     }
@@ -198,7 +193,10 @@ impl Doorman {
         let actor = match self.actor(&parts, source, request_id).await {
             Err(err)
                 if err.is_failed_authentication()
-                    && self.host.throttle.is_spent(throttle::network(source.unwrap_or(UNKNOWN)), now_ms) =>
+                    && self
+                        .host
+                        .throttle
+                        .is_spent(throttle::network(source.unwrap_or(UNKNOWN)), now_ms) =>
             {
                 return Err(ApiError::TooManyFailures);
             }
@@ -210,7 +208,7 @@ impl Doorman {
             source,
             request_id: Some(request_id.to_owned()),
             if_match: if_match(&parts.headers)?,
-            verification: header_text(&parts.headers, &VERIFICATION)?,
+            verification: verification::presented(&parts.headers)?.map(str::to_owned),
             idempotency: idempotency(&parts, &body)?,
             arguments: json!([
                 parts.method.as_str(),
@@ -296,7 +294,13 @@ impl Doorman {
             .await?;
         match (decided.answer, decided.key) {
             (Decision::Allow(grant), Some(key)) => {
-                host.usage.mark(&grant.key, now, source, &format!("{} {path}", parts.method), false);
+                host.usage.mark(
+                    &grant.key,
+                    now,
+                    source,
+                    &format!("{} {path}", parts.method),
+                    false,
+                );
                 if grant.account != key.account {
                     // It manages its own account, and nothing says otherwise.
                     return Err(ApiError::Invalid {

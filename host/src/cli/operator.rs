@@ -22,6 +22,7 @@ use crate::{
     data_dir::{DataDir, DataDirError},
     gate::GateConfig,
     host::{Api, Host},
+    verification::Delivery,
 };
 
 /// The way to a host.
@@ -50,8 +51,14 @@ impl Operator {
             Err(err) => return Err(err.into()),
         };
         let gate = GateConfig { brand: args.brand.clone(), ..GateConfig::default() };
-        let host =
-            serve::start_host(&data_dir, args.policy.as_deref(), gate, Api::Simulated).await?;
+        let host = serve::start_host(
+            &data_dir,
+            args.policy.as_deref(),
+            gate,
+            Api::Simulated,
+            Delivery::Console,
+        )
+        .await?;
         let router = host.admin_router(AdminAccess::Socket);
         Ok(Self::Own { router, host, _data_dir: data_dir })
     }

@@ -35,6 +35,7 @@ use crate::{
     storage::{KeyFilter, KeyRecord, Mode, SqliteStorage},
     upstream::UpstreamUrl,
     vault::Vault,
+    verification::{Delivery, VerificationConfig, Verifier},
 };
 
 pub(super) const DEFAULT_DATA_DIR: &str = "wardkey-data";
@@ -125,6 +126,8 @@ pub(super) struct ServeArgs {
     /// scans for leaked keys can tell yours from others'.
     #[arg(long, env = "WARDKEY_BRAND", value_name = "WORD")]
     brand: Option<Brand>,
+    #[command(flatten)]
+    verification: VerificationConfig,
     #[arg(skip)]
     init_if_missing: bool,
 }
@@ -153,7 +156,9 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         max_failed_auth_per_minute: args.max_failed_auth_per_minute,
     };
     let api = args.upstream.clone().map_or(Api::Simulated, Api::Upstream);
-    let host = start_host(&data_dir, args.policy.as_deref(), gate, api).await?;
+    let delivery = args.verification.delivery()?;
+    let host = start_host(&data_dir, args.policy.as_deref(), gate, api, delivery).await?;
+    host.keys().verifier.announce();
     if is_new || host.storage.list_accounts(1).await?.is_empty() {
         let first = CreateAccount { name: FIRST_ACCOUNT.to_owned(), ..CreateAccount::default() };
         host.keys().create_account(&Ask::by(Actor::Platform), first).await?;
@@ -265,6 +270,7 @@ pub(super) async fn start_host(
     policy: Option<&Path>,
     gate: GateConfig,
     api: Api,
+    delivery: Delivery,
 ) -> Result<Arc<Host>> {
     let bytes = match policy {
         Some(path) => {
@@ -286,13 +292,14 @@ pub(super) async fn start_host(
         Ok::<_, anyhow::Error>((storage, vault, policy))
     })
     .await??;
+    let clock = Clock::system();
     Ok(Host::start(Parts {
         storage: Arc::new(storage),
         policy: Arc::new(policy),
         vault,
         audit_key: crate::audit::AuditKey::generate(),
-        verifier: crate::verification::Verifier,
-        clock: Clock::system(),
+        verifier: Verifier::new(delivery, clock.clone()),
+        clock,
         log_retention_days: None,
         gate,
         api,

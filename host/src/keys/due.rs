@@ -69,16 +69,10 @@ impl Keys {
     /// is refused whether or not this was done.
     pub(crate) async fn note_end(&self, key: &KeyRecord) -> Result<(), ApiError> {
         let ask = Ask::by(Actor::Platform);
-        let noted = KeyRecord {
-            rotation: None,
-            sealed_secret: None,
-            end_noted: true,
-            ..key.clone()
-        };
-        let entry =
-            journal::done(&ask, self.clock.now_ms(), "api_key.ended", Some(key), &noted);
-        let change =
-            Change { changed_keys: vec![noted], audit: vec![entry], ..Change::default() };
+        let noted =
+            KeyRecord { rotation: None, sealed_secret: None, end_noted: true, ..key.clone() };
+        let entry = journal::done(&ask, self.clock.now_ms(), "api_key.ended", Some(key), &noted);
+        let change = Change { changed_keys: vec![noted], audit: vec![entry], ..Change::default() };
         match self.commit(change).await {
             // Somebody else has seen to it, or will.
             Err(ApiError::Changed { .. }) => Ok(()),

@@ -174,7 +174,8 @@ impl Keys {
     pub async fn create(&self, ask: &Ask, wanted: CreateKey) -> Result<Done, ApiError> {
         self.audited(ask, "api_key.created", None, async {
             let now = self.clock.now();
-            let request = Request::new(self.owner_for(ask, wanted.account.clone()).await?, &wanted)?;
+            let request =
+                Request::new(self.owner_for(ask, wanted.account.clone()).await?, &wanted)?;
             let plan = self.policy.create(&ask.actor.caller(), &request.as_wit(), now)??;
             self.confirm(ask, plan.needs_code, || {
                 let mode = if wanted.livemode { "live" } else { "test" };
@@ -281,7 +282,11 @@ impl Keys {
                 .policy
                 .expire(&ask.actor.caller(), &stored.as_wit(), now)?
                 .map_err(NoPlan::Denied)?;
-            Ok(Planned::change(ended(KeyRecord { rotation: None, ..current.clone() }, ends_at, now)))
+            Ok(Planned::change(ended(
+                KeyRecord { rotation: None, ..current.clone() },
+                ends_at,
+                now,
+            )))
         })
         .await
     }
@@ -318,11 +323,8 @@ impl Keys {
         let (mut made, secret) = self.carry_out(plan.replacement, now)?;
         made.replaces = Some(current.id.clone());
         made.rotation = plan.rotation.map(RotationSchedule::from);
-        let changed = KeyRecord {
-            replaced_by: Some(made.id.clone()),
-            rotation: None,
-            ..current.clone()
-        };
+        let changed =
+            KeyRecord { replaced_by: Some(made.id.clone()), rotation: None, ..current.clone() };
         Ok(Planned {
             changed: ended(changed, plan.current_ends_at, now),
             made: Some((made, secret)),
@@ -472,8 +474,14 @@ impl Keys {
             None => (after, None, Vec::new()),
         };
         let reply = self.reply(ask, 200, &answer, secret.is_some())?;
-        self.commit(Change { changed_keys: vec![changed], new_keys, audit, reply, ..Change::default() })
-            .await?;
+        self.commit(Change {
+            changed_keys: vec![changed],
+            new_keys,
+            audit,
+            reply,
+            ..Change::default()
+        })
+        .await?;
         Ok(Done { key: answer, secret })
     }
 
@@ -486,12 +494,8 @@ impl Keys {
     ) -> Result<Done, ApiError> {
         let entry = journal::done(ask, self.clock.now_ms(), action, None, &key);
         let reply = self.reply(ask, 201, &key, secret.is_some())?;
-        let change = Change {
-            new_keys: vec![key.clone()],
-            audit: vec![entry],
-            reply,
-            ..Change::default()
-        };
+        let change =
+            Change { new_keys: vec![key.clone()], audit: vec![entry], reply, ..Change::default() };
         self.commit(change).await?;
         Ok(Done { key, secret })
     }
@@ -563,7 +567,12 @@ impl Keys {
         if !needs_code {
             return Ok(());
         }
-        let operation = Operation::new(ask.actor.name(), &phrase(), &ask.arguments);
+        let caller = match &ask.actor {
+            Actor::Operator => "the operator".to_owned(),
+            Actor::Platform => "the host".to_owned(),
+            Actor::Key(key) => format!("the key {}", key.id),
+        };
+        let operation = Operation::new(&caller, &phrase(), &ask.arguments);
         Ok(self.verifier.require(ask.verification.as_deref(), &operation).await?)
     }
 
@@ -711,7 +720,8 @@ fn check_revision(ask: &Ask, key: &KeyRecord) -> Result<(), ApiError> {
 fn is_redacted(text: &str) -> bool {
     let start = text.split('*').next().unwrap_or_default();
     let end = text.rsplit('*').next().unwrap_or_default();
-    let word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let word =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     let stars = text.len() - start.len() - end.len();
     text.len() <= 64
         && text.contains('*')

@@ -58,7 +58,8 @@ impl Keys {
             None,
             Some(json!(account)),
         )];
-        audit.extend(keys.iter().map(|key| journal::done(ask, at_ms, "api_key.created", None, key)));
+        audit
+            .extend(keys.iter().map(|key| journal::done(ask, at_ms, "api_key.created", None, key)));
         let change = Change {
             new_accounts: vec![account.clone()],
             new_keys: keys,

@@ -15,7 +15,7 @@ use crate::{
 
 /// What is stored of a key, as it is shown and as the audit log has it.
 #[derive(Clone, Debug, Serialize)]
-pub struct KeyFields {
+pub(super) struct KeyFields {
     id: String,
     object: &'static str,
     /// `publishable_key` or `secret_key`, by whether it is safe to expose.
@@ -145,7 +145,12 @@ impl KeyFields {
 impl KeyView {
     /// Returns how a key is shown. `secret` is in it only where it was just made
     /// or revealed, and for keys that are safe to expose.
-    pub(super) fn new(key: &KeyRecord, status: &KeyStatus, secret: Option<Secret>, now: u64) -> Self {
+    pub(super) fn new(
+        key: &KeyRecord,
+        status: &KeyStatus,
+        secret: Option<Secret>,
+        now: u64,
+    ) -> Self {
         let token = Some(Token {
             token: secret.map(ShownSecret),
             secret_token_redacted: key.masked.clone(),

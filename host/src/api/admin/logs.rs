@@ -75,7 +75,8 @@ pub(super) async fn list_requests(
     let mut entries = host.storage.find_log(filter).await?;
     let has_more = entries.len() > limit;
     entries.truncate(limit);
-    let data: Vec<Value> = entries.iter().map(|(position, entry)| shown(*position, entry)).collect();
+    let data: Vec<Value> =
+        entries.iter().map(|(position, entry)| shown(*position, entry)).collect();
     Ok(axum::Json(json!({ "object": "list", "data": data, "has_more": has_more })))
 }
 
@@ -142,8 +143,8 @@ pub(super) async fn list_audit(
 }
 
 fn sealed(entry: &SealedAuditEntry) -> Result<Value, ApiError> {
-    let mut shown: Value = serde_json::from_str(&entry.text)
-        .map_err(|err| ApiError::Internal(err.into()))?;
+    let mut shown: Value =
+        serde_json::from_str(&entry.text).map_err(|err| ApiError::Internal(err.into()))?;
     shown["object"] = "audit_entry".into();
     // What `starting_after` takes.
     shown["sequence"] = entry.sequence.into();
@@ -157,15 +158,12 @@ fn sealed(entry: &SealedAuditEntry) -> Result<Value, ApiError> {
 pub(super) async fn audit_head(
     State(host): State<Arc<Host>>,
 ) -> Result<axum::Json<Value>, ApiError> {
-    let filter = AuditFilter {
-        before: Some(i64::MAX.unsigned_abs()),
-        limit: 1,
-        ..AuditFilter::default()
-    };
+    let filter =
+        AuditFilter { before: Some(i64::MAX.unsigned_abs()), limit: 1, ..AuditFilter::default() };
     let newest = host.storage.list_audit(filter).await?;
-    let head = newest.first().map(|entry| {
-        AuditHead { sequence: entry.sequence, seal: entry.seal }.to_string()
-    });
+    let head = newest
+        .first()
+        .map(|entry| AuditHead { sequence: entry.sequence, seal: entry.seal }.to_string());
     Ok(axum::Json(json!({ "object": "audit_head", "head": head })))
 }
 

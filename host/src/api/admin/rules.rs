@@ -12,7 +12,9 @@ use crate::{api::Json, error::ApiError, host::Host};
 /// How many endpoints one call may ask the permissions of.
 const MAX_ENDPOINTS: usize = 100;
 
-pub(super) async fn list_permissions(State(host): State<Arc<Host>>) -> Result<axum::Json<Value>, ApiError> {
+pub(super) async fn list_permissions(
+    State(host): State<Arc<Host>>,
+) -> Result<axum::Json<Value>, ApiError> {
     let permissions = host.policy.permissions()?;
     let data: Vec<Value> = permissions
         .iter()
