@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - Everything but the request log is on the disk before `Ok` is returned.
+//! - Everything but the request log, and what is dropped for its age, is on the
+//!   disk before `Ok` is returned.
 //! - A record that does not decode is [`StorageError::Damaged`], never skipped
 //!   and never filled in: a key that lost its restrictions must not be used.
 
@@ -50,7 +51,7 @@ const MAX_ANSWERS: u64 = 100_000;
 /// enough that their page caches (2 MiB each) do not count.
 const READERS: usize = 4;
 
-/// How many outlived rows are dropped at once: about 20 ms of the thread that
+/// How many outlived rows are dropped at once: about 10 ms of the thread that
 /// writes, which is how long another write may have to wait.
 const MAX_DROPPED_AT_ONCE: u64 = 10_000;
 
@@ -309,7 +310,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn accept_backup(&self) -> StorageResult<()> {
-        self.write(|tx| backup::accept(tx)).await
+        self.write(backup::accept).await
     }
 
     async fn find_object(
