@@ -8,9 +8,12 @@
 //!
 //! - A folder counts as made when its marker is there, which is written last. A
 //!   crash before that leaves what a second `create` completes.
-//! - Nothing that is there is ever replaced: lost files are reported, because a
-//!   new key-encryption key beside an old database would make its secrets
-//!   unreadable.
+//! - Nothing that is there is ever replaced by accident: lost files are reported,
+//!   because a new key-encryption key beside an old database would make its
+//!   secrets unreadable, and a new audit key its audit log unverifiable.
+//! - While the key-encryption key is replaced, the old and the new one are both
+//!   in files, from before the first secret is sealed under the new one until
+//!   after the last.
 //! - Two hosts never work in one folder: the value holds an exclusive lock.
 
 use std::{
@@ -30,12 +33,15 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::{
+    audit::AuditKey,
     secret_file::{self, SecretFileError},
-    vault::KeyEncryptionKey,
+    vault::{KeyEncryptionKey, Vault},
 };
 
 const DATABASE: &str = "wardkey.db";
 const KEY_ENCRYPTION_KEY: &str = "key-encryption.key";
+const NEXT_KEY_ENCRYPTION_KEY: &str = "key-encryption.key.next";
+const AUDIT_KEY: &str = "audit.key";
 const OPERATOR: &str = "operator.secret";
 const LOCK: &str = "lock";
 const SOCKET: &str = "admin.sock";
@@ -49,6 +55,8 @@ const HARMLESS: &[&str] = &[
     "wardkey.db-wal",
     KEY_ENCRYPTION_KEY,
     "key-encryption.key.unfinished",
+    AUDIT_KEY,
+    "audit.key.unfinished",
     OPERATOR,
     "operator.secret.unfinished",
     LOCK,
@@ -149,6 +157,12 @@ impl DataDir {
         if needs(&key_encryption_key)? {
             KeyEncryptionKey::generate().save(&key_encryption_key)?;
         }
+        // A database that was in use may be from before there was an audit log:
+        // whether it needs the key is found out when that is read.
+        let audit_key = dir(AUDIT_KEY);
+        if !in_use && !exists(&audit_key)? {
+            AuditKey::generate().save(&audit_key)?;
+        }
         let operator = dir(OPERATOR);
         if needs(&operator)? {
             secret_file::write(&operator, &OperatorCredential::generate())?;
@@ -223,6 +237,76 @@ impl DataDir {
             true => Ok(KeyEncryptionKey::load(&path)?),
             false => Err(DataDirError::Missing { path }),
         }
+    }
+
+    /// Returns the vault with the key-encryption key from its file. Where a
+    /// replacement of that key was interrupted, the vault seals under the new one
+    /// and opens under both: whoever starts the host
+    /// [goes on](Self::next_key_encryption_key) with it.
+    pub fn vault(&self) -> Result<Vault, DataDirError> {
+        let current = self.key_encryption_key()?;
+        Ok(match self.is_replacing_key()? {
+            true => Vault::with_previous(&self.next_key_encryption_key()?, &current),
+            false => Vault::new(&current),
+        })
+    }
+
+    /// Tells whether a replacement of the key-encryption key was begun and is not
+    /// finished.
+    pub fn is_replacing_key(&self) -> Result<bool, DataDirError> {
+        exists(&self.path.join(NEXT_KEY_ENCRYPTION_KEY))
+    }
+
+    /// Begins to replace the key-encryption key, or goes on: returns the next
+    /// one, which is in a file of its own by then.
+    ///
+    /// Then [seal under it](Vault::seal_under), seal all secrets in storage
+    /// anew, and [finish](Self::finish_key_replacement).
+    pub fn next_key_encryption_key(&self) -> Result<KeyEncryptionKey, DataDirError> {
+        // A key beside which the current one is lost opens nothing that is stored.
+        self.key_encryption_key()?;
+        let path = self.path.join(NEXT_KEY_ENCRYPTION_KEY);
+        if !exists(&path)? {
+            KeyEncryptionKey::generate().save(&path)?;
+        }
+        // As it will be read after a crash.
+        Ok(KeyEncryptionKey::load(&path)?)
+    }
+
+    /// Puts the next key-encryption key in the place of the current one, which
+    /// is lost: no secret in storage may be sealed under it any more. Only
+    /// backups from before need it.
+    ///
+    /// Without a replacement that was begun, does nothing.
+    pub fn finish_key_replacement(&self) -> Result<(), DataDirError> {
+        let next = self.path.join(NEXT_KEY_ENCRYPTION_KEY);
+        if !exists(&next)? {
+            return Ok(());
+        }
+        // What cannot be read must not take the place of what can.
+        KeyEncryptionKey::load(&next)?;
+        let current = self.path.join(KEY_ENCRYPTION_KEY);
+        fs::rename(&next, &current).map_err(unavailable(&current))?;
+        secret_file::sync_folder(&self.path).map_err(unavailable(&self.path))
+    }
+
+    /// Reads the audit key from its file.
+    ///
+    /// A data directory from before there was an audit log has none. It is made
+    /// where `log_is_empty` says that nothing was sealed yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`](DataDirError::Missing) if it is lost: under a new one, the
+    /// log could not be told from one that was tampered with.
+    pub fn audit_key(&self, log_is_empty: bool) -> Result<AuditKey, DataDirError> {
+        let path = self.path.join(AUDIT_KEY);
+        match (exists(&path)?, log_is_empty) {
+            (true, _) => {}
+            (false, true) => AuditKey::generate().save(&path)?,
+            (false, false) => return Err(DataDirError::Missing { path }),
+        }
+        Ok(AuditKey::load(&path)?)
     }
 }
 
@@ -476,7 +560,7 @@ mod tests {
 
     /// The files in the order in which they are written: a crash may come before
     /// each of them.
-    const ORDER: [&str; 5] = [LOCK, KEY_ENCRYPTION_KEY, OPERATOR, DATABASE, MARKER];
+    const ORDER: [&str; 6] = [LOCK, KEY_ENCRYPTION_KEY, AUDIT_KEY, OPERATOR, DATABASE, MARKER];
 
     #[test]
     fn an_interrupted_create_is_completed_by_a_second_one() {
@@ -505,6 +589,7 @@ mod tests {
             (DATABASE, "missing", "ok"),
             (OPERATOR, "missing", "missing"),
             (KEY_ENCRYPTION_KEY, "ok", "missing"),
+            (AUDIT_KEY, "ok", "ok"),
         ] {
             let (_temp, path) = created();
             fs::write(path.join(DATABASE), "in use").unwrap();
@@ -518,6 +603,81 @@ mod tests {
         let dir = DataDir::open(&path).unwrap();
         let key = dir.key_encryption_key();
         assert!(matches!(key, Err(DataDirError::Missing { .. })), "{key:?}");
+    }
+
+    #[test]
+    fn an_audit_key_is_made_only_where_nothing_was_sealed() {
+        let seal = |dir: &DataDir, log_is_empty| {
+            let key = dir.audit_key(log_is_empty);
+            key.map(|key| key.seal(None, 1, "{}").to_string())
+        };
+        let (_temp, path) = created();
+        let dir = DataDir::open(&path).unwrap();
+        let first = seal(&dir, true).unwrap();
+        assert_eq!(seal(&dir, false).unwrap(), first, "it is there from the beginning");
+        fs::remove_file(path.join(AUDIT_KEY)).unwrap();
+        for _ in 0..2 {
+            let lost = seal(&dir, false);
+            assert!(matches!(lost, Err(DataDirError::Missing { .. })), "{lost:?}");
+        }
+        let second = seal(&dir, true).unwrap();
+        assert_ne!(second, first);
+        assert_eq!(seal(&dir, false).unwrap(), second);
+        assert_eq!(seal(&dir, true).unwrap(), second);
+    }
+
+    #[test]
+    fn an_interrupted_replacement_of_the_key_goes_on() {
+        let secret = || crate::secret::Secret::from_string("text".to_owned());
+        let (_temp, path) = created();
+        let dir = DataDir::open(&path).unwrap();
+        dir.finish_key_replacement().unwrap();
+        let vault = dir.vault().unwrap();
+        let old = vault.seal("key_1", &secret());
+        assert!(!dir.is_replacing_key().unwrap());
+
+        vault.seal_under(&dir.next_key_encryption_key().unwrap());
+        let new = vault.seal("key_2", &secret());
+        // The host is killed before it is done; another one goes on.
+        drop((vault, dir));
+        let dir = DataDir::open(&path).unwrap();
+        assert!(dir.is_replacing_key().unwrap());
+        let vault = dir.vault().unwrap();
+        vault.seal_under(&dir.next_key_encryption_key().unwrap());
+        let resealed = vault.reseal("key_1", &old).unwrap().unwrap();
+        assert_eq!(vault.reseal("key_2", &new), Ok(None));
+        dir.finish_key_replacement().unwrap();
+        vault.forget_previous();
+
+        for _ in 0..2 {
+            assert!(!dir.is_replacing_key().unwrap());
+            let vault = dir.vault().unwrap();
+            assert_eq!(vault.reseal("key_1", &resealed), Ok(None));
+            assert_eq!(vault.reseal("key_2", &new), Ok(None));
+            vault.open("key_1", &old).unwrap_err();
+            dir.finish_key_replacement().unwrap();
+        }
+        let mut names = ORDER;
+        names.sort_unstable();
+        assert_eq!(content(&path).keys().collect::<Vec<_>>(), names, "nothing is left");
+    }
+
+    #[test]
+    fn a_key_is_not_replaced_where_one_of_both_is_lost() {
+        let (_temp, path) = created();
+        let dir = DataDir::open(&path).unwrap();
+        dir.next_key_encryption_key().unwrap();
+        let current = path.join(KEY_ENCRYPTION_KEY);
+        let before = fs::read(&current).unwrap();
+        fs::write(path.join(NEXT_KEY_ENCRYPTION_KEY), "short").unwrap();
+        assert!(dir.finish_key_replacement().is_err());
+        assert!(dir.vault().is_err());
+        assert_eq!(fs::read(&current).unwrap(), before);
+
+        fs::remove_file(&current).unwrap();
+        fs::remove_file(path.join(NEXT_KEY_ENCRYPTION_KEY)).unwrap();
+        assert!(dir.next_key_encryption_key().is_err());
+        assert!(!dir.is_replacing_key().unwrap());
     }
 
     #[test]
@@ -535,13 +695,15 @@ mod tests {
         let open = |path: &Path| DataDir::open(path).map(drop);
         let key = |path: &Path| DataDir::open(path)?.key_encryption_key().map(drop);
         type Use<'a> = &'a dyn Fn(&Path) -> Result<(), DataDirError>;
-        let rows: [(&str, u32, Use<'_>, &str); 6] = [
+        let audit = |path: &Path| DataDir::open(path)?.audit_key(false).map(drop);
+        let rows: [(&str, u32, Use<'_>, &str); 7] = [
             ("", 0o750, &open, "chmod 700 '"),
             ("", 0o701, &open, "chmod 700 '"),
             (OPERATOR, 0o640, &open, "chmod 600 '"),
             (OPERATOR, 0o602, &open, "chmod 600 '"),
             (KEY_ENCRYPTION_KEY, 0o644, &key, "chmod 600 '"),
             (KEY_ENCRYPTION_KEY, 0o604, &key, "chmod 600 '"),
+            (AUDIT_KEY, 0o604, &audit, "chmod 600 '"),
         ];
         for (name, mode, action, expected) in rows {
             let (_temp, path) = created();

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
 use axum::Router;
 use ipnet::IpNet;
 
@@ -125,7 +124,7 @@ impl Host {
             storage: Arc::clone(&storage),
             cache: Arc::clone(&cache),
             policy: Arc::clone(&policy),
-            vault: ArcSwap::from_pointee(vault),
+            vault,
             audit_key: Arc::new(audit_key),
             verifier,
             clock: clock.clone(),

@@ -16,8 +16,6 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
 use crate::{
     active_policy::ActivePolicy,
     audit::AuditKey,
@@ -36,6 +34,7 @@ mod due;
 mod journal;
 mod operations;
 mod owners;
+mod reseal;
 mod view;
 
 pub(crate) use self::view::timestamp;
@@ -60,9 +59,8 @@ pub struct Keys {
     pub cache: Arc<Cache>,
     /// Plans.
     pub policy: Arc<ActivePolicy>,
-    /// Seals the secrets that may be revealed. Replaced when the key-encryption
-    /// key is.
-    pub vault: ArcSwap<Vault>,
+    /// Seals the secrets that may be revealed.
+    pub vault: Vault,
     /// Seals the audit log.
     pub audit_key: Arc<AuditKey>,
     /// Has people confirm what is dangerous.
@@ -74,10 +72,6 @@ pub struct Keys {
 }
 
 impl Keys {
-    fn vault(&self) -> Arc<Vault> {
-        self.vault.load_full()
-    }
-
     /// Returns the key with this id, if it is the caller's to see.
     ///
     /// # Errors

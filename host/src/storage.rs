@@ -11,7 +11,9 @@
 //!   disk is slow.
 //! - An operation that writes has either happened whole and durably when it
 //!   returns `Ok`, or has not happened at all. The request log alone is
-//!   written without waiting for the disk.
+//!   written without waiting for the disk, and dropped in parts.
+//! - The audit log only grows, and each of its entries is sealed together with
+//!   all before it: see [`audit`](crate::audit).
 
 use std::{error::Error, net::IpAddr, path::Path, sync::Arc};
 
@@ -128,8 +130,9 @@ pub struct KeyRecord {
     pub rotation: Option<RotationSchedule>,
     /// Whether its end was seen to: its secret forgotten, and the audit log told.
     pub end_noted: bool,
-    /// How often it was changed. A change is stored only over the revision that
-    /// it was made from. Uses are no changes.
+    /// How often it was changed; 1 for a new one. A change is stored only over the
+    /// revision that it was made from. Uses are no changes; a secret that is
+    /// sealed anew is one.
     pub revision: u64,
 }
 
@@ -138,10 +141,12 @@ pub struct KeyRecord {
 pub struct LastUse {
     /// When.
     pub at: u64,
-    /// The client's address.
+    /// The client's address. `0.0.0.0` where only the time is known: the use was
+    /// noted by a version that kept no more.
     pub source: IpAddr,
     /// The method and the path's template (`POST /v1/charges`), or the method
-    /// alone where the catalogue does not list the endpoint.
+    /// alone where the catalogue does not list the endpoint. Empty where only the
+    /// time is known.
     pub endpoint: String,
 }
 
@@ -258,7 +263,8 @@ pub struct LogFilter {
     pub method: Option<String>,
     /// Only requests of this path's template.
     pub path: Option<String>,
-    /// Start behind the entry with this position.
+    /// Start behind the entry with this position. Positions are those of the
+    /// entries that are there: where all were dropped, they begin anew.
     pub before: Option<u64>,
     /// At most this many.
     pub limit: usize,
@@ -344,7 +350,8 @@ pub struct SealedAuditEntry {
     pub seal: AuditSeal,
 }
 
-/// Which entries of the audit log are asked for.
+/// Which entries of the audit log are asked for: all of them, oldest first, if
+/// nothing is said. Newest first from the end is before [`u64::MAX`].
 #[derive(Clone, Debug, Default)]
 pub struct AuditFilter {
     /// Only entries about this key, account or organization.
@@ -442,17 +449,23 @@ pub trait Storage: Send + Sync + 'static {
     async fn list_keys(&self, filter: KeyFilter) -> StorageResult<Vec<KeyRecord>>;
 
     /// Stores a change, its audit entries and its kept reply together, or
-    /// nothing. `chain` seals the entries.
+    /// nothing. `chain` seals the entries, behind those that are there, in the
+    /// order given.
+    ///
+    /// Its parts may refer to each other: to an account or a key that is made in
+    /// the same change. What is changed is changed after what is new was made.
     ///
     /// # Errors
     ///
-    /// [`Changed`](StorageError::Changed) if a key has another revision, and
-    /// [`Exists`](StorageError::Exists) if a record or a kept reply of that name
-    /// is there already.
+    /// [`Changed`](StorageError::Changed) if a key has another revision or is not
+    /// there, or an account is not there; and [`Exists`](StorageError::Exists) if
+    /// a record or a kept reply of that name is there already. Its id is the
+    /// idempotency key, then.
     async fn commit(&self, change: Change, chain: Arc<AuditKey>) -> StorageResult<()>;
 
     /// Returns keys whose scheduled rotation is due at `now`, the longest due
-    /// first, without those that have ended.
+    /// first, without those that have ended. Whoever notes an end takes the
+    /// schedule off, so that this need not pass over it each time.
     async fn due_rotations(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>>;
 
     /// Returns keys that have ended at `now` and whose end was not seen to, the
@@ -470,7 +483,8 @@ pub trait Storage: Send + Sync + 'static {
     ) -> StorageResult<Vec<(String, Vec<u8>)>>;
 
     /// Puts newly sealed secrets in the place of old ones: key id, old, new. One
-    /// that is no longer there as it was is passed over.
+    /// that is no longer there as it was is passed over. Raises the revision of
+    /// each key, so that a change made from before cannot bring the old one back.
     async fn replace_sealed_secrets(
         &self,
         secrets: Vec<(String, Vec<u8>, Vec<u8>)>,
@@ -495,7 +509,9 @@ pub trait Storage: Send + Sync + 'static {
     /// Returns the organization with this id.
     async fn find_organization(&self, id: &str) -> StorageResult<Option<OrganizationRecord>>;
 
-    /// Notes uses of keys. A stored time never goes back.
+    /// Notes uses of keys. A stored time never goes back, and source and endpoint
+    /// are those of the latest use; of two in the same second, those of the mark
+    /// that comes later.
     async fn record_usage(&self, marks: Vec<UsageMark>) -> StorageResult<()>;
 
     /// Appends to the request log and keeps it within its bound.
@@ -507,11 +523,24 @@ pub trait Storage: Send + Sync + 'static {
     /// Drops entries of the request log that came before `log_before_ms`, and
     /// kept replies from before `replies_before` (in seconds). Returns how many
     /// entries.
+    ///
+    /// Entries go in the order in which they were appended. One that was appended
+    /// behind a later one, as its request took long, goes with that.
+    ///
+    /// After an error a part of it may be done; the rest goes the next time.
     async fn drop_old(&self, log_before_ms: Option<u64>, replies_before: u64)
     -> StorageResult<u64>;
 
-    /// Writes a copy of everything to a new file, while the host runs. The copy
-    /// is marked with `now`: a host that opens it knows that it is one.
+    /// Writes a copy of everything to a new file that only its owner can read,
+    /// while the host runs. The copy is marked with `now`: a host that opens it
+    /// knows that it is one.
+    ///
+    /// The file has its name only when it is whole and on the disk. It goes on to
+    /// its end if the caller does not wait for it; copies are made one at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`Exists`](StorageError::Exists) with the path if something is there.
     async fn back_up(&self, to: &Path, now: u64) -> StorageResult<()>;
 
     /// Returns when the copy was made that this storage began as, if it did and

@@ -247,6 +247,18 @@ mod tests {
         (storage, marks)
     }
 
+    fn source(at: u64) -> IpAddr {
+        IpAddr::from([192, 0, 2, at as u8])
+    }
+
+    fn endpoint(at: u64) -> String {
+        format!("GET /v1/{}", "x".repeat(at as usize))
+    }
+
+    fn mark(marks: &UsageMarks, key_id: &str, now: u64, moved_money: bool) {
+        marks.mark(key_id, now, source(now), &endpoint(now), moved_money);
+    }
+
     /// What storage has of each key, as `key last-used money-moved`, sorted.
     #[track_caller]
     fn check(storage: &GatedStorage, expected: &[&str]) {
@@ -254,9 +266,12 @@ mod tests {
             .usage()
             .iter()
             .map(|mark| {
-                let UsageMark { key_id, last_used_at, money_moved_at } = mark;
+                let UsageMark { key_id, last_use, money_moved_at } = mark;
                 let money = money_moved_at.map_or("-".to_owned(), |at| at.to_string());
-                format!("{key_id} {last_used_at} {money}")
+                // Each use is from an address and for an endpoint of its time.
+                assert_eq!(last_use.source, source(last_use.at));
+                assert_eq!(last_use.endpoint, endpoint(last_use.at));
+                format!("{key_id} {} {money}", last_use.at)
             })
             .collect();
         found.sort_unstable();
@@ -274,7 +289,7 @@ mod tests {
             ("key_1", 13, true),
             ("key_1", 12, false),
         ] {
-            marks.mark(key_id, now, moved_money);
+            mark(&marks, key_id, now, moved_money);
         }
         marks.finish().await.unwrap();
         check(&storage, &["key_1 14 13", "key_2 11 -"]);
@@ -287,7 +302,7 @@ mod tests {
         let (storage, marks) = start(GatedStorage::answering());
         for round in 0..3 {
             let begin = tokio::time::Instant::now();
-            marks.mark("key_1", round, false);
+            mark(&marks, "key_1", round, false);
             storage.arrival().await;
             assert_eq!(begin.elapsed(), FLUSH_INTERVAL);
         }
@@ -299,16 +314,16 @@ mod tests {
     async fn a_failed_write_loses_no_mark() {
         let (storage, marks) = start(GatedStorage::answering());
         storage.fail(true);
-        marks.mark("key_1", 20, true);
+        mark(&marks, "key_1", 20, true);
         storage.arrival().await;
         // Newer, and also older, than what comes back.
-        marks.mark("key_1", 21, false);
-        marks.mark("key_2", 5, false);
+        mark(&marks, "key_1", 21, false);
+        mark(&marks, "key_2", 5, false);
         storage.arrival().await;
-        marks.mark("key_2", 4, true);
+        mark(&marks, "key_2", 4, true);
         marks.finish().await.unwrap_err();
         check(&storage, &[]);
-        marks.mark("key_3", 6, false);
+        mark(&marks, "key_3", 6, false);
         storage.fail(false);
         marks.finish().await.unwrap();
         check(&storage, &["key_1 21 20", "key_2 5 4", "key_3 6 -"]);
@@ -317,7 +332,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_finish_that_was_given_up_loses_no_mark() {
         let (storage, marks) = start(GatedStorage::stalled());
-        marks.mark("key_1", 1, false);
+        mark(&marks, "key_1", 1, false);
         for _ in 0..2 {
             timeout(Duration::from_secs(60), marks.finish()).await.unwrap_err();
         }
@@ -331,7 +346,7 @@ mod tests {
         let (storage, marks) = start(GatedStorage::answering());
         let count = 2 * MAX_BATCH_MARKS + 1;
         for number in 0..count {
-            marks.mark(&format!("key_{number}"), 1, false);
+            mark(&marks, &format!("key_{number}"), 1, false);
         }
         marks.finish().await.unwrap();
         assert_eq!(storage.usage().len(), count);

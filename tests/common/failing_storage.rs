@@ -1,17 +1,22 @@
 //! Storage that fails, or does not answer, when a test says so.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 use wardkey::{
+    audit::AuditKey,
     secret::Digest,
     storage::{
-        AccountRecord, KeyFilter, KeyRecord, LogEntry, Mode, ObjectRecord, OrganizationRecord,
-        Page, Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
+        AccountRecord, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry, LogFilter,
+        Mode, ObjectRecord, OrganizationRecord, Page, SealedAuditEntry, Storage, StorageError,
+        StorageResult, StoredAnswer, UsageMark,
     },
 };
 
@@ -135,15 +140,23 @@ macro_rules! pass_on {
 pass_on! {
     find_key(id: &str) -> Option<KeyRecord>;
     list_keys(filter: KeyFilter) -> Vec<KeyRecord>;
-    create_key(key: KeyRecord) -> ();
-    create_account(account: AccountRecord, keys: Vec<KeyRecord>) -> ();
+    commit(change: Change, chain: Arc<AuditKey>) -> ();
+    due_rotations(now: u64, limit: usize) -> Vec<KeyRecord>;
+    unnoted_ends(now: u64, limit: usize) -> Vec<KeyRecord>;
+    imported_digests() -> Vec<Digest>;
+    sealed_secrets(after: Option<&str>, limit: usize) -> Vec<(String, Vec<u8>)>;
+    replace_sealed_secrets(secrets: Vec<(String, Vec<u8>, Vec<u8>)>) -> ();
+    find_reply(caller: &str, idempotency_key: &str) -> Option<KeptReply>;
+    list_audit(filter: AuditFilter) -> Vec<SealedAuditEntry>;
     list_accounts(limit: usize) -> Vec<AccountRecord>;
-    create_organization(organization: OrganizationRecord) -> ();
     find_organization(id: &str) -> Option<OrganizationRecord>;
-    set_organization(account: &str, organization: Option<&str>) -> bool;
     record_usage(marks: Vec<UsageMark>) -> ();
     append_log(entries: Arc<[LogEntry]>) -> ();
-    recent_log(key_id: Option<&str>, limit: usize) -> Vec<LogEntry>;
+    find_log(filter: LogFilter) -> Vec<(u64, LogEntry)>;
+    drop_old(log_before_ms: Option<u64>, replies_before: u64) -> u64;
+    back_up(to: &Path, now: u64) -> ();
+    backup_made_at() -> Option<u64>;
+    accept_backup() -> ();
     find_object(account: &str, mode: Mode, id: &str) -> Option<ObjectRecord>;
     list_objects(account: &str, mode: Mode, collection: &str, page: Page)
         -> (Vec<ObjectRecord>, bool);

@@ -29,7 +29,7 @@ use wardkey::{
     keys::CreateKey,
     secret::Secret,
     server,
-    storage::{KeyRecord, Mode, SqliteStorage, Storage},
+    storage::{KeyRecord, LogEntry, LogFilter, Mode, SqliteStorage, Storage},
     vault::{KeyEncryptionKey, Vault},
 };
 
@@ -142,6 +142,13 @@ impl TestHost {
     /// Runs a future to its end.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
+    }
+
+    /// Returns the newest entries of the request log, newest first.
+    pub fn log(&self, limit: usize) -> Vec<LogEntry> {
+        let filter = LogFilter { limit, ..LogFilter::default() };
+        let found = self.block_on(self.storage.find_log(filter)).unwrap();
+        found.into_iter().map(|(_, entry)| entry).collect()
     }
 
     /// Makes a test key as its operator would.

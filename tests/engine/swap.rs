@@ -139,7 +139,7 @@ fn a_request_is_decided_by_one_policy_from_start_to_end() {
     assert_eq!(host.call("GET", "/v1/charges", secret.expose()).message(), "no");
 
     host.finish();
-    let log = host.block_on(host.storage.recent_log(None, 10)).unwrap();
+    let log = host.log(10);
     let policies: Vec<_> = log.iter().map(|entry| (entry.status, entry.policy)).collect();
     let (new, old) = (Some(deny_everybody.digest()), Some(before.digest()));
     assert_eq!(policies, [(403, new), (200, old), (200, old)]);

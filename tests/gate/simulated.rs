@@ -91,7 +91,7 @@ fn every_answer_names_its_request() {
         check(&host, "GET /", &secret, "404"),
     ];
     host.finish();
-    let log = host.block_on(host.storage.recent_log(None, 10)).unwrap();
+    let log = host.log(10);
     assert_eq!(log.len(), answers.len());
     for answer in answers {
         let id = &answer.headers["request-id"];

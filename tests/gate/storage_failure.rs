@@ -3,7 +3,13 @@
 
 use std::{sync::Arc, thread, time::Instant};
 
-use wardkey::{cache::Cache, keys::CreateKey, secret::Secret, storage::Mode};
+use wardkey::{
+    audit::AuditKey,
+    cache::Cache,
+    keys::CreateKey,
+    secret::Secret,
+    storage::{Change, Mode},
+};
 
 use super::{Options, Ward, bearer, failing_storage};
 use failing_storage::{Health, Switch};
@@ -145,7 +151,8 @@ fn a_slow_read_that_began_before_a_change_is_not_kept() {
             async move { cache.key(digest).await }
         });
         switch.held().await;
-        host.storage.create_key(key).await.unwrap();
+        let change = Change { new_keys: vec![key], ..Change::default() };
+        host.storage.commit(change, Arc::new(AuditKey::generate())).await.unwrap();
         cache.key_changed(digest);
         switch.release();
         assert!(slow.await.unwrap().unwrap().is_none(), "it was read before the change");

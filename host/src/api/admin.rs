@@ -58,9 +58,9 @@ pub enum AdminAccess {
     /// Whoever has the operator credential of this data directory; and keys,
     /// where a route is theirs too.
     Credential(Arc<DataDir>),
-    /// Whoever reaches them: the socket in the data directory, which only its
+    /// Whoever reaches them: the socket in this data directory, which only its
     /// owner can open.
-    Socket,
+    Socket(Arc<DataDir>),
 }
 
 /// Whose a route is.
@@ -125,6 +125,9 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/v2/accounts/{id}", Callers::Operator, || post(accounts::update)),
     route("POST", "/v2/organizations", Callers::Operator, || post(accounts::create_organization)),
     route("POST", "/v2/backup", Callers::Socket, || post(maintenance::back_up)),
+    route("POST", "/v2/key_encryption_key/replace", Callers::Socket, || {
+        post(maintenance::replace_key_encryption_key)
+    }),
     route("GET", "/openapi.json", Callers::Operator, || get(openapi)),
 ];
 
@@ -138,7 +141,7 @@ async fn openapi() -> Response {
 /// Returns the routes of the admin listener. On the socket, where the command
 /// line calls, those of the internal listener are there too.
 pub fn router(host: Arc<Host>, access: AdminAccess) -> Router {
-    let at_socket = matches!(access, AdminAccess::Socket);
+    let at_socket = matches!(access, AdminAccess::Socket(_));
     let mut routes = Router::new();
     for route in ROUTES.iter().filter(|route| at_socket || route.callers != Callers::Socket) {
         let doorman =
@@ -227,6 +230,8 @@ impl Doorman {
             return Err(ApiError::TooManyRefusals);
         }
         parts.extensions.insert(ask);
+        let (AdminAccess::Credential(data_dir) | AdminAccess::Socket(data_dir)) = &self.access;
+        parts.extensions.insert(Arc::clone(data_dir));
         let response = next.run(Request::from_parts(parts, Body::from(body))).await;
         if changes && response.status().is_client_error() {
             self.host.refusals.is_spent(caller, now_ms);
@@ -247,7 +252,7 @@ impl Doorman {
         request_id: &str,
     ) -> Result<Actor, ApiError> {
         let data_dir = match &self.access {
-            AdminAccess::Socket => return Ok(Actor::Operator),
+            AdminAccess::Socket(_) => return Ok(Actor::Operator),
             AdminAccess::Credential(data_dir) => data_dir,
         };
         if bearer(parts).is_some_and(|presented| data_dir.operator().matches(presented)) {

@@ -59,7 +59,7 @@ impl Operator {
             Delivery::Console,
         )
         .await?;
-        let router = host.admin_router(AdminAccess::Socket);
+        let router = host.admin_router(AdminAccess::Socket(Arc::clone(&data_dir)));
         Ok(Self::Own { router, host, _data_dir: data_dir })
     }
 

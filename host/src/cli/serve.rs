@@ -32,9 +32,8 @@ use crate::{
     keys::{Actor, Ask, CreateAccount},
     secret::{Brand, Digest},
     server,
-    storage::{KeyFilter, KeyRecord, Mode, SqliteStorage},
+    storage::{AuditFilter, KeyFilter, KeyRecord, Mode, SqliteStorage, Storage as _},
     upstream::UpstreamUrl,
-    vault::Vault,
     verification::{Delivery, VerificationConfig, Verifier},
 };
 
@@ -181,13 +180,18 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     serving.spawn(server::serve(admin, admin_routes, stopped.clone()));
     let routes = host.internal_router(internal);
     serving.spawn(server::serve(internal_listener, routes, stopped.clone()));
-    serving.spawn(server::serve(socket, host.admin_router(AdminAccess::Socket), stopped));
+    serving.spawn(server::serve(
+        socket,
+        host.admin_router(AdminAccess::Socket(Arc::clone(&data_dir))),
+        stopped,
+    ));
     let told = welcome(&args, &host, &data_dir, address, admin_at, internal_at, is_new).await;
     if let Err(err) = told {
         // It serves all the same.
         tracing::warn!("the welcome was not printed: {err:#}");
     }
 
+    host.start_worker();
     signals.wait().await;
     tracing::info!("stopping: requests that run are finished, and the log is written");
     let _ = stop.send(true);
@@ -283,28 +287,38 @@ pub(super) async fn start_host(
         Some(path) => format!("loading the policy `{}`", path.display()),
         None => "loading the standard policy".to_owned(),
     };
-    let data_dir = Arc::clone(data_dir);
+    let dir = Arc::clone(data_dir);
     let (storage, vault, policy) = tokio::task::spawn_blocking(move || {
-        let storage = SqliteStorage::open(&data_dir.database())?;
-        let vault = Vault::new(&data_dir.key_encryption_key()?);
+        let storage = SqliteStorage::open(&dir.database())?;
+        let vault = dir.vault()?;
         let engine = Engine::new().map_err(anyhow::Error::from).context("starting the engine")?;
         let policy = ActivePolicy::load(&engine, bytes.as_deref()).context(loading)?;
         Ok::<_, anyhow::Error>((storage, vault, policy))
     })
     .await??;
+    if let Some((key_id, sealed)) = storage.sealed_secrets(None, 1).await?.first() {
+        vault.check(key_id, sealed)?;
+    }
+    let any = AuditFilter { after: Some(0), limit: 1, ..AuditFilter::default() };
+    let audit_key = data_dir.audit_key(storage.list_audit(any).await?.is_empty())?;
     let clock = Clock::system();
-    Ok(Host::start(Parts {
+    let host = Host::start(Parts {
         storage: Arc::new(storage),
         policy: Arc::new(policy),
         vault,
-        audit_key: crate::audit::AuditKey::generate(),
+        audit_key,
         verifier: Verifier::new(delivery, clock.clone()),
         clock,
         log_retention_days: None,
         gate,
         api,
     })
-    .await?)
+    .await?;
+    if data_dir.is_replacing_key()? {
+        tracing::info!("going on with the replacement of the key-encryption key");
+        host.keys().replace_key_encryption_key(&Ask::by(Actor::Platform), data_dir).await?;
+    }
+    Ok(host)
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {

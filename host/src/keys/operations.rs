@@ -413,7 +413,7 @@ impl Keys {
                 ));
             };
             self.confirm(ask, plan.needs_code, || phrase("reveal", &key)).await?;
-            let secret = self.vault().open(&key.id, sealed)?;
+            let secret = self.vault.open(&key.id, sealed)?;
             let entry = journal::done(ask, self.clock.now_ms(), ACTION, Some(&key), &key);
             self.commit(Change { audit: vec![entry], ..Change::default() }).await?;
             Ok(Done { key, secret: Some(secret) })
@@ -635,7 +635,7 @@ impl Keys {
             ..record(plan, now)
         };
         if is_revealable {
-            key.sealed_secret = Some(self.vault().seal(&key.id, &secret));
+            key.sealed_secret = Some(self.vault.seal(&key.id, &secret));
         }
         Ok((key, secret))
     }
@@ -652,7 +652,7 @@ impl Keys {
         let secret = match (&key.sealed_secret, secret) {
             // Shown by default, in both modes.
             (Some(sealed), None) if super::view::is_exposable(key) => {
-                Some(self.vault().open(&key.id, sealed)?)
+                Some(self.vault.open(&key.id, sealed)?)
             }
             (_, secret) => secret,
         };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -14,10 +15,11 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    audit::AuditKey,
     secret::Digest,
     storage::{
-        AccountRecord, KeyFilter, KeyRecord, LogEntry, ObjectRecord, OrganizationRecord, Page,
-        StorageResult, UsageMark,
+        AccountRecord, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry, LogFilter,
+        ObjectRecord, OrganizationRecord, Page, SealedAuditEntry, StorageResult, UsageMark,
     },
 };
 
@@ -784,11 +786,42 @@ impl Storage for Memory {
         unreachable!()
     }
 
-    async fn create_key(&self, _: KeyRecord) -> StorageResult<()> {
+    async fn commit(&self, _: Change, _: Arc<AuditKey>) -> StorageResult<()> {
         unreachable!()
     }
 
-    async fn create_account(&self, _: AccountRecord, _: Vec<KeyRecord>) -> StorageResult<()> {
+    async fn due_rotations(&self, _: u64, _: usize) -> StorageResult<Vec<KeyRecord>> {
+        unreachable!()
+    }
+
+    async fn unnoted_ends(&self, _: u64, _: usize) -> StorageResult<Vec<KeyRecord>> {
+        unreachable!()
+    }
+
+    async fn imported_digests(&self) -> StorageResult<Vec<Digest>> {
+        unreachable!()
+    }
+
+    async fn sealed_secrets(
+        &self,
+        _: Option<&str>,
+        _: usize,
+    ) -> StorageResult<Vec<(String, Vec<u8>)>> {
+        unreachable!()
+    }
+
+    async fn replace_sealed_secrets(
+        &self,
+        _: Vec<(String, Vec<u8>, Vec<u8>)>,
+    ) -> StorageResult<()> {
+        unreachable!()
+    }
+
+    async fn find_reply(&self, _: &str, _: &str) -> StorageResult<Option<KeptReply>> {
+        unreachable!()
+    }
+
+    async fn list_audit(&self, _: AuditFilter) -> StorageResult<Vec<SealedAuditEntry>> {
         unreachable!()
     }
 
@@ -796,15 +829,7 @@ impl Storage for Memory {
         unreachable!()
     }
 
-    async fn create_organization(&self, _: OrganizationRecord) -> StorageResult<()> {
-        unreachable!()
-    }
-
     async fn find_organization(&self, _: &str) -> StorageResult<Option<OrganizationRecord>> {
-        unreachable!()
-    }
-
-    async fn set_organization(&self, _: &str, _: Option<&str>) -> StorageResult<bool> {
         unreachable!()
     }
 
@@ -816,7 +841,23 @@ impl Storage for Memory {
         unreachable!()
     }
 
-    async fn recent_log(&self, _: Option<&str>, _: usize) -> StorageResult<Vec<LogEntry>> {
+    async fn find_log(&self, _: LogFilter) -> StorageResult<Vec<(u64, LogEntry)>> {
+        unreachable!()
+    }
+
+    async fn drop_old(&self, _: Option<u64>, _: u64) -> StorageResult<u64> {
+        unreachable!()
+    }
+
+    async fn back_up(&self, _: &Path, _: u64) -> StorageResult<()> {
+        unreachable!()
+    }
+
+    async fn backup_made_at(&self) -> StorageResult<Option<u64>> {
+        unreachable!()
+    }
+
+    async fn accept_backup(&self) -> StorageResult<()> {
         unreachable!()
     }
 

@@ -109,7 +109,42 @@ impl Storage for GatedStorage {
         not_kept()
     }
 
-    async fn create_key(&self, _: KeyRecord) -> StorageResult<()> {
+    async fn commit(&self, _: Change, _: Arc<AuditKey>) -> StorageResult<()> {
+        not_kept()
+    }
+
+    async fn due_rotations(&self, _: u64, _: usize) -> StorageResult<Vec<KeyRecord>> {
+        not_kept()
+    }
+
+    async fn unnoted_ends(&self, _: u64, _: usize) -> StorageResult<Vec<KeyRecord>> {
+        not_kept()
+    }
+
+    async fn imported_digests(&self) -> StorageResult<Vec<Digest>> {
+        not_kept()
+    }
+
+    async fn sealed_secrets(
+        &self,
+        _: Option<&str>,
+        _: usize,
+    ) -> StorageResult<Vec<(String, Vec<u8>)>> {
+        not_kept()
+    }
+
+    async fn replace_sealed_secrets(
+        &self,
+        _: Vec<(String, Vec<u8>, Vec<u8>)>,
+    ) -> StorageResult<()> {
+        not_kept()
+    }
+
+    async fn find_reply(&self, _: &str, _: &str) -> StorageResult<Option<KeptReply>> {
+        not_kept()
+    }
+
+    async fn list_audit(&self, _: AuditFilter) -> StorageResult<Vec<SealedAuditEntry>> {
         not_kept()
     }
 
@@ -117,15 +152,7 @@ impl Storage for GatedStorage {
         not_kept()
     }
 
-    async fn create_account(&self, _: AccountRecord, _: Vec<KeyRecord>) -> StorageResult<()> {
-        not_kept()
-    }
-
     async fn list_accounts(&self, _: usize) -> StorageResult<Vec<AccountRecord>> {
-        not_kept()
-    }
-
-    async fn create_organization(&self, _: OrganizationRecord) -> StorageResult<()> {
         not_kept()
     }
 
@@ -133,11 +160,23 @@ impl Storage for GatedStorage {
         not_kept()
     }
 
-    async fn set_organization(&self, _: &str, _: Option<&str>) -> StorageResult<bool> {
+    async fn find_log(&self, _: LogFilter) -> StorageResult<Vec<(u64, LogEntry)>> {
         not_kept()
     }
 
-    async fn recent_log(&self, _: Option<&str>, _: usize) -> StorageResult<Vec<LogEntry>> {
+    async fn drop_old(&self, _: Option<u64>, _: u64) -> StorageResult<u64> {
+        not_kept()
+    }
+
+    async fn back_up(&self, _: &Path, _: u64) -> StorageResult<()> {
+        not_kept()
+    }
+
+    async fn backup_made_at(&self) -> StorageResult<Option<u64>> {
+        not_kept()
+    }
+
+    async fn accept_backup(&self) -> StorageResult<()> {
         not_kept()
     }
 

@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - Everything but the request log is on the disk before `Ok` is returned.
+//! - Everything but the request log, and what is dropped for its age, is on the
+//!   disk before `Ok` is returned.
 //! - A record that does not decode is [`StorageError::Damaged`], never skipped
 //!   and never filled in: a key that lost its restrictions must not be used.
 
@@ -50,7 +51,7 @@ const MAX_ANSWERS: u64 = 100_000;
 /// enough that their page caches (2 MiB each) do not count.
 const READERS: usize = 4;
 
-/// How many outlived rows are dropped at once: about 20 ms of the thread that
+/// How many outlived rows are dropped at once: about 10 ms of the thread that
 /// writes, which is how long another write may have to wait.
 const MAX_DROPPED_AT_ONCE: u64 = 10_000;
 
@@ -309,7 +310,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn accept_backup(&self) -> StorageResult<()> {
-        self.write(|tx| backup::accept(tx)).await
+        self.write(backup::accept).await
     }
 
     async fn find_object(
@@ -471,7 +472,13 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::storage::contract::{self, entry, key};
+    use crate::{
+        audit::ChainVerifier,
+        storage::{
+            LastUse,
+            contract::{self, CHAIN, audit_entry, commit, create_key, entry, key, verified_head},
+        },
+    };
 
     const SMALL: Bounds = Bounds { log_rows: 10, answers: 10 };
 
@@ -491,13 +498,19 @@ mod tests {
         connection
     }
 
+    async fn log(storage: &dyn Storage, key_id: Option<&str>, limit: usize) -> Vec<LogEntry> {
+        let key_id = key_id.map(str::to_owned);
+        let found = storage.find_log(LogFilter { key_id, limit, ..LogFilter::default() }).await;
+        found.unwrap().into_iter().map(|(_, entry)| entry).collect()
+    }
+
     contract::storage_contract!(empty);
 
     #[tokio::test]
     async fn what_was_stored_is_there_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let storage = open(&dir);
-        storage.create_key(key(1)).await.unwrap();
+        create_key(&storage, key(1)).await.unwrap();
         storage.append_log([entry(1, Some("key_1"))].into()).await.unwrap();
         drop(storage);
         let names: Vec<_> =
@@ -506,15 +519,15 @@ mod tests {
 
         let storage = open(&dir);
         assert_eq!(storage.find_key("key_1").await.unwrap(), Some(key(1)));
-        let log = storage.recent_log(None, 9).await.unwrap();
-        assert_eq!(log, [entry(1, Some("key_1"))]);
+        assert_eq!(log(&storage, None, 9).await, [entry(1, Some("key_1"))]);
     }
 
     #[tokio::test]
     async fn a_write_whose_caller_has_gone_runs_to_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let storage = open(&dir);
-        let mut create = storage.create_key(key(1));
+        let change = Change { new_keys: vec![key(1)], ..Change::default() };
+        let mut create = storage.commit(change, Arc::clone(&CHAIN));
         // Polled once, it is handed over; then its caller loses interest.
         let waker = std::task::Waker::noop();
         let polled = create.as_mut().poll(&mut std::task::Context::from_waker(waker));
@@ -541,7 +554,7 @@ mod tests {
             assert!(matches!(panicked, Err(StorageError::Unavailable(_))));
         }
         assert_eq!(storage.find_key("key_1").await.unwrap(), None);
-        storage.create_key(key(1)).await.unwrap();
+        create_key(&storage, key(1)).await.unwrap();
     }
 
     #[tokio::test]
@@ -618,11 +631,18 @@ mod tests {
             "ipv4_networks = '10.0.0/8'",
             "ipv4_networks = x'ff'",
             "permissions = CAST(x'ff' AS TEXT)",
+            "last_used_source = 'somewhere'",
+            "imported = 2",
+            "rotate_at = NULL",
+            "rotate_overlap_minutes = NULL",
+            "rotate_every_days = -1",
+            "end_noted = 2",
+            "revision = -1",
         ];
         for damage in rows {
             let dir = tempfile::tempdir().unwrap();
             let storage = open(&dir);
-            storage.create_key(key(1)).await.unwrap();
+            create_key(&storage, key(1)).await.unwrap();
             let sql = format!("UPDATE keys SET {damage}");
             if let Err(err) = intrude(&dir).execute_batch(&sql) {
                 // STRICT refuses it, so that it cannot be met.
@@ -653,7 +673,7 @@ mod tests {
                 entry(number, Some("key_1"))
             });
             storage.append_log(entries.collect()).await.unwrap();
-            let log = storage.recent_log(Some("key_1"), 99).await.unwrap();
+            let log = log(&storage, Some("key_1"), 99).await;
             assert_eq!(log.len() as u64, number.min(SMALL.log_rows));
             assert_eq!(log[0].request_id, format!("req_{number}"));
         }
@@ -692,25 +712,268 @@ mod tests {
         });
         storage.append_log(entries.collect()).await.unwrap();
         for (limit, expected) in [(9, &[4, 3, 2, 1][..]), (3, &[4, 3, 2]), (0, &[])] {
-            let found = storage.recent_log(Some("key_1"), limit).await.unwrap();
+            let found = log(&*storage, Some("key_1"), limit).await;
             let expected: Vec<_> =
                 expected.iter().map(|number| entry(number * 10_000, Some("key_1"))).collect();
             assert_eq!(found, expected, "{limit}");
         }
     }
 
-    #[test]
-    fn a_look_up_by_key_uses_the_index() {
+    #[tokio::test]
+    async fn an_older_database_is_brought_up_to_date_with_its_rows() {
         let dir = tempfile::tempdir().unwrap();
-        drop(open(&dir));
-        let plan: String = intrude(&dir)
-            .query_row(
-                "EXPLAIN QUERY PLAN SELECT code FROM request_log \
-                 WHERE seq >> 14 = ?1 AND key_id = ?2 ORDER BY seq DESC LIMIT ?3",
-                [1, 2, 3],
-                |row| row.get(3),
+        let path = dir.path().join("test.db");
+        let mut old = Connection::open(&path).unwrap();
+        migrations::run(&mut old, &migrations::MIGRATIONS[..1]).unwrap();
+        // As the version that knew no other migration wrote them.
+        let used_at = [Some(5), None];
+        for (number, used_at) in (1..).zip(used_at) {
+            old.execute(
+                "INSERT INTO keys VALUES (NULL, ?1, 'acct_1', 'live', 'restricted', 'user', \
+                 'rk_live_', 'rk_live_****', ?2, x'0001ff', 'name', 'note', 'charge_read', '', \
+                 '10.0.0.0/8', 1000, 2000, 3, 4, ?3, '[[\"a\",\"b\"]]')",
+                rusqlite::params![
+                    format!("key_{number}"),
+                    digest_to_sql(key(number).digest),
+                    used_at.map(to_sql_int)
+                ],
             )
             .unwrap();
-        assert!(plan.contains("USING INDEX request_log_by_key (<expr>=? AND key_id=?)"), "{plan}");
+        }
+        old.execute_batch(
+            "INSERT INTO request_log VALUES (7, 1700000000001, 'req_1', 'key_1', 'acct_1', 'GET', \
+             '/v1/charges/:id', 200, NULL, '203.0.113.5', NULL, 17)",
+        )
+        .unwrap();
+        drop(old);
+
+        let storage = open(&dir);
+        for (number, used_at) in (1..).zip(used_at) {
+            // When it was used is known, and nothing more of that.
+            let last_use = used_at.map(|at| LastUse {
+                at,
+                source: [0, 0, 0, 0].into(),
+                endpoint: String::new(),
+            });
+            let expected = KeyRecord {
+                masked: "rk_live_****".to_owned(),
+                name: "name".to_owned(),
+                note: "note".to_owned(),
+                permissions: "charge_read".to_owned(),
+                connect_permissions: String::new(),
+                ipv4_networks: vec![crate::storage::Ipv4Network {
+                    address: 0x0A00_0000,
+                    prefix_length: 8,
+                }],
+                created_at: 1_000,
+                ends_at: Some(2_000),
+                last_use,
+                attributes: vec![("a".to_owned(), "b".to_owned())],
+                imported: false,
+                replaces: None,
+                replaced_by: None,
+                rotation: None,
+                end_noted: false,
+                revision: 1,
+                ..key(number)
+            };
+            let id = format!("key_{number}");
+            assert_eq!(storage.find_key(&id).await.unwrap(), Some(expected.clone()));
+            let changed_keys = vec![KeyRecord { end_noted: true, ..expected }];
+            commit(&storage, Change { changed_keys, ..Change::default() }).await.unwrap();
+        }
+        let log = storage.find_log(LogFilter { limit: 9, ..LogFilter::default() }).await.unwrap();
+        let expected = LogEntry { policy: None, ..entry(1, Some("key_1")) };
+        assert_eq!(log, [(7, expected)]);
+        assert_eq!(verified_head(&storage).await, None);
+        assert_eq!(storage.backup_made_at().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_audit_log_is_only_ever_appended_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = open(&dir);
+        let audit = vec![audit_entry("operator", Some("key_1")); 3];
+        commit(&storage, Change { audit, ..Change::default() }).await.unwrap();
+        let seal = "zeroblob(32)";
+        let rows = [
+            "UPDATE audit_log SET text = '{}' WHERE seq = 2".to_owned(),
+            "DELETE FROM audit_log WHERE seq = 3".to_owned(),
+            "DELETE FROM audit_log".to_owned(),
+            format!("INSERT INTO audit_log VALUES (5, '{{}}', {seal})"),
+            format!("INSERT INTO audit_log VALUES (NULL, '{{}}', {seal})"),
+            format!("INSERT OR REPLACE INTO audit_log VALUES (3, '{{}}', {seal})"),
+            format!("REPLACE INTO audit_log VALUES (1, '{{}}', {seal})"),
+        ];
+        for sql in rows {
+            let refused = intrude(&dir).execute_batch(&sql).unwrap_err().to_string();
+            assert!(refused.contains("only ever appended"), "{sql}: {refused}");
+        }
+        assert_eq!(verified_head(&storage).await.unwrap().sequence, 3);
+    }
+
+    #[tokio::test]
+    async fn who_changes_the_database_is_found_out() {
+        let rows = [
+            ("UPDATE audit_log SET text = '{}' WHERE seq = 2", "entry 2 of the audit log was"),
+            ("UPDATE audit_log SET text = text || ' ' WHERE seq = 1", "entry 1 of the audit"),
+            ("DELETE FROM audit_log WHERE seq = 2", "entry 2 of the audit log is missing"),
+            ("DELETE FROM audit_log WHERE seq = 1", "entry 1 of the audit log is missing"),
+            ("DELETE FROM audit_log WHERE seq = 4", "cut off"),
+            (
+                "DELETE FROM audit_log WHERE seq = 2; \
+                 UPDATE audit_log SET seq = seq - 1 WHERE seq > 2",
+                "entry 2 of the audit log was changed",
+            ),
+            (
+                "UPDATE audit_log SET seq = -seq WHERE seq IN (2, 3); \
+                 UPDATE audit_log SET seq = 5 + seq WHERE seq < 0",
+                "entry 2 of the audit log was changed",
+            ),
+            ("UPDATE audit_log SET seal = zeroblob(32)", "no entry of the audit log fits"),
+        ];
+        for (sql, expected) in rows {
+            let dir = tempfile::tempdir().unwrap();
+            let storage = open(&dir);
+            let audit = ["a", "b", "c", "d"].map(|actor| audit_entry(actor, None)).to_vec();
+            commit(&storage, Change { audit, ..Change::default() }).await.unwrap();
+            let head = verified_head(&storage).await;
+            let intruder = intrude(&dir);
+            for trigger in ["has_no_gaps", "is_not_changed", "is_not_shortened"] {
+                intruder.execute_batch(&format!("DROP TRIGGER audit_log_{trigger}")).unwrap();
+            }
+            intruder.execute_batch(sql).unwrap();
+            let mut verifier = ChainVerifier::new(&CHAIN, head);
+            let all = AuditFilter { limit: 99, ..AuditFilter::default() };
+            for entry in storage.list_audit(all).await.unwrap() {
+                verifier.feed(&entry);
+            }
+            let fault = verifier.finish().unwrap_err().to_string();
+            assert!(fault.contains(expected), "{sql}: {fault}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_whole_private_and_knows_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Arc::new(open(&dir));
+        create_key(&*storage, key(0)).await.unwrap();
+        // Left by a crash, and open to others.
+        let copy = dir.path().join("copy.db");
+        std::fs::write(crate::secret_file::unfinished(&copy), "half of it").unwrap();
+
+        // While changes go on, of which the copy has all up to one, and none after.
+        let writing = Arc::clone(&storage);
+        let (started, starting) = tokio::sync::oneshot::channel();
+        let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+        let writer = tokio::spawn(async move {
+            let mut started = Some(started);
+            for number in 1.. {
+                let change = Change {
+                    new_keys: vec![key(number)],
+                    audit: vec![audit_entry("operator", None)],
+                    ..Change::default()
+                };
+                commit(&*writing, change).await.unwrap();
+                started.take().map(|started| started.send(()));
+                if stopped.try_recv().is_ok() {
+                    return number;
+                }
+            }
+            0
+        });
+        starting.await.unwrap();
+        storage.back_up(&copy, 77).await.unwrap();
+        stop.send(()).unwrap();
+        let written = writer.await.unwrap();
+        assert_eq!(storage.backup_made_at().await.unwrap(), None, "only the copy is marked");
+
+        let names: std::collections::BTreeSet<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        let expected = ["copy.db", "test.db", "test.db-shm", "test.db-wal"];
+        assert!(names.iter().eq(expected.iter()), "nothing else is left: {names:?}");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = std::fs::metadata(&copy).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        for round in 0..2 {
+            let opened = SqliteStorage::open(&copy).unwrap();
+            let all = KeyFilter { limit: usize::MAX, ..KeyFilter::default() };
+            let keys = opened.list_keys(all).await.unwrap().len() as u64;
+            let head = verified_head(&opened).await.unwrap();
+            assert!(head.sequence >= 1 && head.sequence <= written);
+            assert_eq!(keys, head.sequence + 1);
+            let expected = (round == 0).then_some(77);
+            assert_eq!(opened.backup_made_at().await.unwrap(), expected);
+            opened.accept_backup().await.unwrap();
+        }
+
+        // Whatever is there stays there.
+        let before = std::fs::read(&copy).unwrap();
+        match storage.back_up(&copy, 78).await {
+            Err(StorageError::Exists { id }) => assert_eq!(id, copy.display().to_string()),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(std::fs::read(&copy).unwrap(), before);
+        let nowhere = storage.back_up(&dir.path().join("no/folder.db"), 78).await;
+        assert!(matches!(nowhere, Err(StorageError::Unavailable(_))), "{nowhere:?}");
+    }
+
+    #[tokio::test]
+    async fn old_rows_are_dropped_in_parts() {
+        let (storage, _dir) = empty();
+        let rows = MAX_DROPPED_AT_ONCE * 2 + 5;
+        let entries = (1..=rows).map(|number| entry(number, None));
+        storage.append_log(entries.collect()).await.unwrap();
+        let at_ms = entry(rows, None).at_ms;
+        assert_eq!(storage.drop_old(Some(at_ms), 0).await.unwrap(), rows - 1);
+        assert_eq!(log(&*storage, None, 9).await, [entry(rows, None)]);
+    }
+
+    #[test]
+    fn what_is_asked_often_uses_its_index() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(&dir));
+        let due = |condition: &str| format!("SELECT * FROM keys WHERE {condition}, seq LIMIT ?2");
+        let rows = [
+            (due(keys::DUE_ROTATION), "USING INDEX keys_by_rotation (rotate_at<?)"),
+            (due(keys::UNNOTED_END), "USING INDEX keys_by_unnoted_end (ends_at<?)"),
+            (
+                "SELECT digest FROM keys WHERE imported = 1".to_owned(),
+                "USING COVERING INDEX keys_imported",
+            ),
+            (
+                "SELECT text FROM audit_log WHERE seq < ? AND target = ? AND +actor = ? \
+                 ORDER BY seq DESC LIMIT ?"
+                    .to_owned(),
+                "USING INDEX audit_log_by_target (target=? AND rowid<?)",
+            ),
+            (
+                "SELECT text FROM audit_log WHERE seq > ? AND actor = ? ORDER BY seq LIMIT ?"
+                    .to_owned(),
+                "USING INDEX audit_log_by_actor (actor=? AND rowid>?)",
+            ),
+            (
+                "SELECT code FROM request_log WHERE seq < ? AND code = ? AND seq >> 14 = ? \
+                 AND key_id = ? ORDER BY seq DESC LIMIT ?"
+                    .to_owned(),
+                "USING INDEX request_log_by_key (<expr>=? AND key_id=? AND rowid<?)",
+            ),
+        ];
+        for (sql, expected) in rows {
+            let intruder = intrude(&dir);
+            let mut statement = intruder.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let count = statement.parameter_count();
+            let plan: Vec<String> = statement
+                .query_map(rusqlite::params_from_iter(vec![1; count]), |row| row.get(3))
+                .unwrap()
+                .collect::<Result<_, _>>()
+                .unwrap();
+            let plan = plan.join("; ");
+            assert!(plan.contains(expected), "{sql}: {plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{sql} is not sorted: {plan}");
+        }
     }
 }

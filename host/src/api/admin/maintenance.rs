@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Asked, to_its_end};
-use crate::{api::Json, error::ApiError, host::Host};
+use crate::{api::Json, data_dir::DataDir, error::ApiError, host::Host};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +29,21 @@ pub(super) async fn back_up(
             "object": "backup",
             "to": wanted.to,
             "created": crate::keys::timestamp(now),
+        })))
+    })
+    .await
+}
+
+pub(super) async fn replace_key_encryption_key(
+    State(host): State<Arc<Host>>,
+    Extension(ask): Asked,
+    Extension(data_dir): Extension<Arc<DataDir>>,
+) -> Result<axum::Json<Value>, ApiError> {
+    to_its_end(async move {
+        let resealed = host.keys.replace_key_encryption_key(&ask, &data_dir).await?;
+        Ok(axum::Json(json!({
+            "object": "key_encryption_key_replacement",
+            "secrets_resealed": resealed,
         })))
     })
     .await

@@ -14,9 +14,9 @@ use crate::{
     storage::{StorageError, StorageResult},
 };
 
-/// Writes a copy to a new file, and marks it. Blocks, for about a second for
-/// each 200 MB. Writers go on meanwhile: it reads one state of the database on a
-/// connection of its own, and the write-ahead log grows until it is done.
+/// Writes a copy to a new file, and marks it. Blocks: half a second for 170 MB.
+/// Writers go on meanwhile, as it reads one state of the database on a connection
+/// of its own; the write-ahead log grows until it is done.
 pub(super) fn back_up(database: &Path, to: &Path, now: u64) -> StorageResult<()> {
     // A dangling link is something, too.
     match fs::symlink_metadata(to) {

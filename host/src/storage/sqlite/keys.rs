@@ -428,11 +428,11 @@ fn read_key(row: &Row<'_>) -> Result<KeyRecord, Source> {
         money_moved_at: secs(17)?,
         last_use: secs(18)?.map(|at| read_last_use(row, at)).transpose()?,
         attributes: serde_json::from_str(row.get_ref(19)?.as_str()?)?,
-        imported: row.get(22)?,
+        imported: read_flag(row, 22)?,
         replaces: row.get(23)?,
         replaced_by: row.get(24)?,
-        rotation: secs(25)?.map(|at| read_rotation(row, at)).transpose()?,
-        end_noted: row.get(28)?,
+        rotation: read_rotation(row, secs(25)?)?,
+        end_noted: read_flag(row, 28)?,
         revision: secs(29)?.ok_or("no revision")?,
     })
 }
@@ -451,8 +451,27 @@ fn read_last_use(row: &Row<'_>, at: u64) -> Result<LastUse, Source> {
     })
 }
 
-fn read_rotation(row: &Row<'_>, at: u64) -> Result<RotationSchedule, Source> {
-    Ok(RotationSchedule { at, every_days: row.get(26)?, expire_current_in_minutes: row.get(27)? })
+fn read_rotation(row: &Row<'_>, at: Option<u64>) -> Result<Option<RotationSchedule>, Source> {
+    let every_days: Option<u32> = row.get(26)?;
+    let overlap: Option<u32> = row.get(27)?;
+    match (at, every_days, overlap) {
+        (None, None, None) => Ok(None),
+        (Some(at), every_days, Some(expire_current_in_minutes)) => {
+            Ok(Some(RotationSchedule { at, every_days, expire_current_in_minutes }))
+        }
+        // A part of it alone would be another schedule, or none.
+        _ => Err("half a rotation".into()),
+    }
+}
+
+/// SQLite has no truth values, and takes every number but 0 for true.
+fn read_flag(row: &Row<'_>, column: usize) -> Result<bool, Source> {
+    let flag: i64 = row.get(column)?;
+    match flag {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(format!("a flag of {other}").into()),
+    }
 }
 
 fn read_network(text: &str) -> Result<Ipv4Network, Source> {
