@@ -12,8 +12,34 @@ use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::PathBuf, proces
 
 use serde::Deserialize;
 
-/// Wardkey's own endpoints, which are there whatever the API.
-const OWN_ENDPOINTS: &[(&str, &str)] = &[("GET", "/v2/iam/api_keys/self")];
+/// Wardkey's own endpoints, which are there whatever the API: the management of
+/// keys by keys. Each with the permission that it needs; none: any key.
+///
+/// What only the operator may do is not here, and so refused to every key.
+const OWN_ENDPOINTS: &[(&str, Option<&str>)] = &[
+    ("GET /v2/iam/api_keys", Some(READ)),
+    ("POST /v2/iam/api_keys", Some(WRITE)),
+    ("GET /v2/iam/api_keys/self", None),
+    ("GET /v2/iam/api_keys/:id", Some(READ)),
+    ("POST /v2/iam/api_keys/:id", Some(WRITE)),
+    ("POST /v2/iam/api_keys/:id/cancel_rotation", Some(WRITE)),
+    ("POST /v2/iam/api_keys/:id/expire", Some(WRITE)),
+    ("POST /v2/iam/api_keys/:id/restore", Some(WRITE)),
+    // To see a secret is worth as much as to make one.
+    ("POST /v2/iam/api_keys/:id/reveal", Some(WRITE)),
+    ("POST /v2/iam/api_keys/:id/rotate", Some(WRITE)),
+    ("POST /v2/iam/api_keys/:id/schedule_rotation", Some(WRITE)),
+    ("GET /v2/iam/permissions", None),
+    ("POST /v2/iam/permissions/resolve", None),
+    ("GET /v2/request_logs", Some(READ)),
+];
+
+/// What these endpoints need. A catalogue may say what they are called; that to
+/// write includes to read holds whatever it says.
+const OWN_PERMISSIONS: &[(&str, &str)] = &[(READ, "API Keys Read"), (WRITE, "API Keys Write")];
+const OWN_CATEGORY: &str = "API keys";
+const READ: &str = "api_key_read";
+const WRITE: &str = "api_key_write";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +91,7 @@ fn main() {
     let tables = fs::read_to_string(&path)
         .map_err(|err| err.to_string())
         .and_then(|text| toml::from_str::<Catalogue>(&text).map_err(|err| err.to_string()))
+        .and_then(with_own)
         .and_then(|catalogue| tables(&catalogue));
     match tables {
         Ok(tables) => {
@@ -76,6 +103,33 @@ fn main() {
             process::exit(1);
         }
     }
+}
+
+/// Adds what is there whatever the API.
+fn with_own(mut catalogue: Catalogue) -> Result<Catalogue, String> {
+    for &(name, title) in OWN_PERMISSIONS {
+        catalogue.permissions.entry(name.to_owned()).or_insert_with(|| Permission {
+            title: title.to_owned(),
+            category: OWN_CATEGORY.to_owned(),
+            implies: Vec::new(),
+        });
+    }
+    let implies = &mut catalogue.permissions.get_mut(WRITE).expect("just added").implies;
+    if !implies.iter().any(|name| name == READ) {
+        implies.push(READ.to_owned());
+    }
+    for &(name, permission) in OWN_ENDPOINTS {
+        let endpoint = Endpoint {
+            permissions: permission.map(str::to_owned).into_iter().collect(),
+            any_key: permission.is_none(),
+            ..Endpoint::default()
+        };
+        // Two of them, and which one is asked would be chance.
+        if catalogue.endpoints.insert(name.to_owned(), endpoint).is_some() {
+            return Err(format!("`{name}` is an endpoint of Wardkey's own: leave it out"));
+        }
+    }
+    Ok(catalogue)
 }
 
 /// One block of text that all names point into.
@@ -174,16 +228,10 @@ fn tables(catalogue: &Catalogue) -> Result<String, String> {
     let mut methods: Vec<String> = Vec::new();
     let mut root = Node::default();
     let mut endpoints = Vec::new();
-    let own = Endpoint { any_key: true, ..Endpoint::default() };
-    let listed = catalogue.endpoints.iter().map(|(name, endpoint)| {
+    for (name, endpoint) in &catalogue.endpoints {
         let (method, path) = name
             .split_once(' ')
             .ok_or_else(|| format!("endpoint `{name}` is not a method, a blank and a path"))?;
-        Ok::<_, String>((method, path, endpoint))
-    });
-    for listed in listed.chain(OWN_ENDPOINTS.iter().map(|&(m, p)| Ok((m, p, &own)))) {
-        let (method, path, endpoint) = listed?;
-        let name = format!("{method} {path}");
         if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase()) {
             return Err(format!("endpoint `{name}`: the method is not in capital letters"));
         }

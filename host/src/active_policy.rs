@@ -11,7 +11,13 @@ use arc_swap::ArcSwap;
 
 use crate::engine::{
     Engine, EngineError, LoadError, Policy,
-    contract::{Denial, catalogue, lifecycle},
+    contract::{
+        Denial, catalogue,
+        lifecycle::{
+            Caller, KeyChange, KeyFilter, KeyPlan, KeyRequest, KeyStatus, KeyUpdate, RevealPlan,
+            RotationPlan, RotationRequest, RotationSchedule, StoredKey,
+        },
+    },
 };
 
 /// The standard policy, built with this program.
@@ -58,11 +64,7 @@ impl ActivePolicy {
     /// # Errors
     ///
     /// If the policy fails at it.
-    pub fn default_keys(
-        &self,
-        account: &str,
-        now: u64,
-    ) -> Result<Vec<lifecycle::KeyPlan>, EngineError> {
+    pub fn default_keys(&self, account: &str, now: u64) -> Result<Vec<KeyPlan>, EngineError> {
         self.or_standard(|policy| policy.default_keys(account, now))
     }
 
@@ -73,11 +75,149 @@ impl ActivePolicy {
     /// If the policy fails at it. A refusal is an answer.
     pub fn create(
         &self,
-        caller: &lifecycle::Caller<'_>,
-        request: &lifecycle::KeyRequest<'_>,
+        caller: &Caller<'_>,
+        request: &KeyRequest<'_>,
         now: u64,
-    ) -> Result<Result<lifecycle::KeyPlan, Denial>, EngineError> {
+    ) -> Result<Result<KeyPlan, Denial>, EngineError> {
         self.or_standard(|policy| policy.create(caller, request, now))
+    }
+
+    /// Asks for the plan of a key whose secret there is already.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn import_key(
+        &self,
+        caller: &Caller<'_>,
+        request: &KeyRequest<'_>,
+        prefix: &str,
+        now: u64,
+    ) -> Result<Result<KeyPlan, Denial>, EngineError> {
+        self.or_standard(|policy| policy.import_key(caller, request, prefix, now))
+    }
+
+    /// Asks which keys somebody may see of those that it wants to see.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn visible(
+        &self,
+        caller: &Caller<'_>,
+        wanted: &KeyFilter,
+    ) -> Result<Result<KeyFilter, Denial>, EngineError> {
+        self.or_standard(|policy| policy.visible(caller, wanted))
+    }
+
+    /// Asks what is shown of a key beside what is stored.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it.
+    pub fn describe(&self, current: &StoredKey<'_>, now: u64) -> Result<KeyStatus, EngineError> {
+        self.or_standard(|policy| policy.describe(current, now))
+    }
+
+    /// Asks what a key becomes by a change.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn update(
+        &self,
+        caller: &Caller<'_>,
+        current: &StoredKey<'_>,
+        change: &KeyChange<'_>,
+        now: u64,
+    ) -> Result<Result<KeyUpdate, Denial>, EngineError> {
+        self.or_standard(|policy| policy.update(caller, current, change, now))
+    }
+
+    /// Asks when a key that shall end ends.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn expire(
+        &self,
+        caller: &Caller<'_>,
+        current: &StoredKey<'_>,
+        now: u64,
+    ) -> Result<Result<u64, Denial>, EngineError> {
+        self.or_standard(|policy| policy.expire(caller, current, now))
+    }
+
+    /// Asks for the plan of replacing a key.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn rotate(
+        &self,
+        caller: &Caller<'_>,
+        current: &StoredKey<'_>,
+        request: &RotationRequest<'_>,
+        now: u64,
+    ) -> Result<Result<RotationPlan, Denial>, EngineError> {
+        self.or_standard(|policy| policy.rotate(caller, current, request, now))
+    }
+
+    /// Asks for the schedule that a key gets.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn schedule_rotation(
+        &self,
+        caller: &Caller<'_>,
+        current: &StoredKey<'_>,
+        wanted: RotationSchedule,
+        now: u64,
+    ) -> Result<Result<RotationSchedule, Denial>, EngineError> {
+        self.or_standard(|policy| policy.schedule_rotation(caller, current, wanted, now))
+    }
+
+    /// Asks whether a schedule may be taken off a key.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn cancel_rotation(
+        &self,
+        caller: &Caller<'_>,
+        current: &StoredKey<'_>,
+        now: u64,
+    ) -> Result<Result<(), Denial>, EngineError> {
+        self.or_standard(|policy| policy.cancel_rotation(caller, current, now))
+    }
+
+    /// Asks whether somebody may see the secret of a key.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn reveal(
+        &self,
+        caller: &Caller<'_>,
+        current: &StoredKey<'_>,
+        now: u64,
+    ) -> Result<Result<RevealPlan, Denial>, EngineError> {
+        self.or_standard(|policy| policy.reveal(caller, current, now))
+    }
+
+    /// Asks from when on a key counts as restored.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it. A refusal is an answer.
+    pub fn restore(
+        &self,
+        caller: &Caller<'_>,
+        current: &StoredKey<'_>,
+        now: u64,
+    ) -> Result<Result<u64, Denial>, EngineError> {
+        self.or_standard(|policy| policy.restore(caller, current, now))
     }
 
     /// Asks which permissions there are.

@@ -19,9 +19,7 @@ use wasmtime::{
 
 use self::{
     budget::{Budget, Clockwork},
-    contract::{
-        Account, Decision, Denial, Key, Request, authorizer, catalogue, explain, lifecycle,
-    },
+    contract::{Account, Decision, Key, Request, authorizer, catalogue, explain, lifecycle},
 };
 use crate::{
     facts::{Facts, Unread},
@@ -30,6 +28,7 @@ use crate::{
 
 mod budget;
 pub mod contract;
+mod questions;
 
 /// The largest component that is read, in bytes. The standard policy is a
 /// fiftieth of it; compiling takes time and memory in proportion.
@@ -353,70 +352,6 @@ impl Policy {
         })
     }
 
-    /// Asks which keys a new account gets.
-    ///
-    /// # Errors
-    ///
-    /// [`EngineError`]: the policy has given no plan.
-    pub fn default_keys(
-        &self,
-        account: &str,
-        now: u64,
-    ) -> Result<Vec<lifecycle::KeyPlan>, EngineError> {
-        let lifecycle = self.lifecycle.as_ref().ok_or(EngineError::Missing("lifecycle"))?;
-        self.ask(|store, instance| {
-            lifecycle.load(&mut *store, instance)?.call_default_keys(store, account, now)
-        })
-    }
-
-    /// Asks for the plan of a key that somebody wants.
-    ///
-    /// # Errors
-    ///
-    /// [`EngineError`]: the policy has given neither a plan nor a refusal.
-    pub fn create(
-        &self,
-        caller: &lifecycle::Caller<'_>,
-        request: &lifecycle::KeyRequest<'_>,
-        now: u64,
-    ) -> Result<Result<lifecycle::KeyPlan, Denial>, EngineError> {
-        let lifecycle = self.lifecycle.as_ref().ok_or(EngineError::Missing("lifecycle"))?;
-        self.ask(|store, instance| {
-            lifecycle.load(&mut *store, instance)?.call_create(
-                store,
-                caller.clone(),
-                request.clone(),
-                now,
-            )
-        })
-    }
-
-    /// Asks which permissions there are.
-    ///
-    /// # Errors
-    ///
-    /// [`EngineError`]: the policy has given no list.
-    pub fn permissions(&self) -> Result<Vec<catalogue::Permission>, EngineError> {
-        let catalogue = self.catalogue.as_ref().ok_or(EngineError::Missing("catalogue"))?;
-        self.ask(|store, instance| catalogue.load(&mut *store, instance)?.call_permissions(store))
-    }
-
-    /// Asks which endpoint a request would reach.
-    ///
-    /// # Errors
-    ///
-    /// [`EngineError`]: the policy has given no answer.
-    pub fn find_endpoint(
-        &self,
-        method: &str,
-        path: &str,
-    ) -> Result<Option<catalogue::Endpoint>, EngineError> {
-        let catalogue = self.catalogue.as_ref().ok_or(EngineError::Missing("catalogue"))?;
-        self.ask(|store, instance| {
-            catalogue.load(&mut *store, instance)?.call_find_endpoint(store, method, path)
-        })
-    }
-
     /// Makes an instance that can be asked again and again. Not for requests:
     /// benchmarks measure by it what a fresh instance costs.
     #[doc(hidden)]
@@ -429,7 +364,8 @@ impl Policy {
         Ok(Reused { store, guest, _policy: self })
     }
 
-    /// Puts a question that reads nothing from storage.
+    /// Puts a question that reads nothing from storage. What may be asked is in
+    /// `questions`.
     fn ask<T>(
         &self,
         question: impl FnOnce(&mut Store<Call>, &wasmtime::component::Instance) -> wasmtime::Result<T>,

@@ -105,9 +105,9 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Returns how many endpoints the catalogue lists.
-    pub fn count() -> usize {
-        ENDPOINTS.len()
+    /// Returns every endpoint, in no order that means anything.
+    pub fn all() -> &'static [Self] {
+        ENDPOINTS
     }
 
     /// Returns the permissions that it needs, all of them, sorted by name.

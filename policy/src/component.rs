@@ -17,7 +17,12 @@ use crate::{
     catalogue::{self, Endpoint, Found, Permission},
     contract::{
         self, Account, Decision, Denial, Digest, Key, Request, catalogue as wit,
-        explain as wit_explain, lifecycle as wit_lifecycle, wardkey,
+        explain as wit_explain,
+        lifecycle::{
+            self as wit_lifecycle, Caller, KeyChange, KeyFilter, KeyPlan, KeyRequest, KeyStatus,
+            KeyUpdate, RevealPlan, RotationPlan, RotationRequest, RotationSchedule, StoredKey,
+        },
+        wardkey,
     },
     lifecycle, permission,
 };
@@ -52,16 +57,72 @@ impl wit_explain::Guest for Policy {
 }
 
 impl wit_lifecycle::Guest for Policy {
-    fn default_keys(account: String, _now: u64) -> Vec<wit_lifecycle::KeyPlan> {
+    fn default_keys(account: String, _now: u64) -> Vec<KeyPlan> {
         lifecycle::default_keys(&account)
     }
 
-    fn create(
-        caller: wit_lifecycle::Caller,
-        request: wit_lifecycle::KeyRequest,
-        now: u64,
-    ) -> Result<wit_lifecycle::KeyPlan, Denial> {
+    fn create(caller: Caller, request: KeyRequest, now: u64) -> Result<KeyPlan, Denial> {
         lifecycle::create(&caller, &request, now)
+    }
+
+    fn import_key(
+        caller: Caller,
+        request: KeyRequest,
+        prefix: String,
+        now: u64,
+    ) -> Result<KeyPlan, Denial> {
+        lifecycle::import_key(&caller, &request, &prefix, now)
+    }
+
+    fn visible(caller: Caller, wanted: KeyFilter) -> Result<KeyFilter, Denial> {
+        lifecycle::visible(&caller, &wanted)
+    }
+
+    fn describe(current: StoredKey, now: u64) -> KeyStatus {
+        lifecycle::describe(&current, now)
+    }
+
+    fn update(
+        caller: Caller,
+        current: StoredKey,
+        change: KeyChange,
+        now: u64,
+    ) -> Result<KeyUpdate, Denial> {
+        lifecycle::update(&caller, &current, &change, now)
+    }
+
+    fn expire(caller: Caller, current: StoredKey, now: u64) -> Result<u64, Denial> {
+        lifecycle::expire(&caller, &current, now)
+    }
+
+    fn rotate(
+        caller: Caller,
+        current: StoredKey,
+        request: RotationRequest,
+        now: u64,
+    ) -> Result<RotationPlan, Denial> {
+        lifecycle::rotate(&caller, &current, &request, now)
+    }
+
+    fn schedule_rotation(
+        caller: Caller,
+        current: StoredKey,
+        wanted: RotationSchedule,
+        now: u64,
+    ) -> Result<RotationSchedule, Denial> {
+        lifecycle::schedule_rotation(&caller, &current, &wanted, now)
+    }
+
+    fn cancel_rotation(caller: Caller, current: StoredKey, now: u64) -> Result<(), Denial> {
+        lifecycle::cancel_rotation(&caller, &current, now)
+    }
+
+    fn reveal(caller: Caller, current: StoredKey, now: u64) -> Result<RevealPlan, Denial> {
+        lifecycle::reveal(&caller, &current, now)
+    }
+
+    fn restore(caller: Caller, current: StoredKey, now: u64) -> Result<u64, Denial> {
+        lifecycle::restore(&caller, &current, now)
     }
 }
 

@@ -128,6 +128,15 @@ pub(crate) fn account_invalid(masked: &str, account: &str) -> Denial {
     )
 }
 
+/// A key that there is not, or that the caller must not learn of. The host says
+/// the same where it finds none, so that the two look alike.
+pub(crate) fn no_such_key(id: &str) -> Denial {
+    Denial {
+        param: Some("id".to_owned()),
+        ..denial(DenialClass::NotFound, "resource_missing", format!("No such API key: '{id}'"))
+    }
+}
+
 pub(crate) fn unknown_kind(kind: &str) -> Denial {
     denial(
         DenialClass::Forbidden,

@@ -17,6 +17,9 @@ pub const ORGANIZATION: &str = "organization";
 /// A secret key that a hosting platform made, delivers and rotates.
 pub const MANAGED: &str = "managed";
 
+/// Every kind that there is.
+pub(crate) const ALL: &[&str] = &[PUBLISHABLE, SECRET, RESTRICTED, ORGANIZATION, MANAGED];
+
 /// Made by the host: a default key, or what a scheduled rotation made.
 pub const PLATFORM: &str = "platform";
 /// Made because somebody asked for it and saw its secret.

@@ -12,7 +12,8 @@
 //! - [`kind`] is what kinds of keys there are; [`permission`] what permissions
 //!   cover; [`network`] IP allowlists; [`context`] which account a request acts
 //!   on; [`limited`] the 180-day rule.
-//! - [`lifecycle`] is which keys are made, and for whom.
+//! - [`lifecycle`] is which keys are made, and for whom, and what may become of
+//!   them: edited, rotated, revealed, restored, ended.
 //! - [`denial`] is what a refusal says.
 //! - [`catalogue`] is the API that all of it is about. It is data: see
 //!   `catalogue.toml`.

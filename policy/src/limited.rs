@@ -6,7 +6,7 @@ use crate::contract::Key;
 /// After this many days without moving money a key's access is limited.
 pub const LIMITED_AFTER_DAYS: u64 = 180;
 
-const DAY_SECS: u64 = 24 * 60 * 60;
+pub(crate) const DAY_SECS: u64 = 24 * 60 * 60;
 
 /// Returns from when on the key's clock runs: the latest of made, restored and
 /// last moved money.

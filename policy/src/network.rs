@@ -27,6 +27,20 @@ pub fn allows(nets: &[Ipv4Net], source: Source) -> bool {
     })
 }
 
+/// Tells whether whoever may use a key with the allowlist `nets` may use one with
+/// the allowlist `own`, going by entries: each of `nets` lies inside one of
+/// `own`. Two halves do not make up a whole here.
+pub fn within(nets: &[Ipv4Net], own: &[Ipv4Net]) -> bool {
+    let network = |net: &Ipv4Net| Network::new(Ipv4Addr::from(net.address), net.prefix_length);
+    own.is_empty()
+        || !nets.is_empty()
+            && nets.iter().all(|net| {
+                // Damage is inside of nothing, and nothing is inside of it.
+                let Ok(net) = network(net) else { return false };
+                own.iter().any(|own| network(own).is_ok_and(|own| own.contains(&net)))
+            })
+}
+
 /// Returns an address as people write it.
 pub fn display(source: Source) -> String {
     match source {
@@ -111,6 +125,32 @@ mod tests {
     fn a_damaged_prefix_length_lets_nobody_in() {
         let nets = [Ipv4Net { address: 0, prefix_length: 33 }];
         assert!(!allows(&nets, Source::Ipv4(0)));
+    }
+
+    #[test]
+    fn a_list_is_within_another_entry_by_entry() {
+        let nets = |list: &str| -> Vec<Ipv4Net> {
+            list.split_whitespace().map(|entry| parse(entry).unwrap()).collect()
+        };
+        for (list, own, expected) in [
+            ("", "", true),
+            ("192.0.2.7", "", true),
+            // No list is any address.
+            ("", "192.0.2.7", false),
+            ("", "0.0.0.0/0", false),
+            ("0.0.0.0/0", "0.0.0.0/0", true),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.0/24", true),
+            ("192.0.2.0/24", "192.0.2.7", false),
+            ("192.0.2.0/25 192.0.2.128/25", "192.0.2.0/24", true),
+            ("192.0.2.0/24", "192.0.2.0/25 192.0.2.128/25", false),
+            ("192.0.2.7 198.51.100.1", "192.0.2.0/24", false),
+            ("192.0.2.7 198.51.100.1", "198.51.100.0/24 192.0.2.0/24", true),
+        ] {
+            assert_eq!(within(&nets(list), &nets(own)), expected, "`{list}` within `{own}`");
+        }
+        let damaged = [Ipv4Net { address: 0, prefix_length: 33 }];
+        assert!(!within(&damaged, &nets("0.0.0.0/0")) && !within(&nets("0.0.0.0"), &damaged));
     }
 
     #[test]

@@ -116,6 +116,22 @@ pub(crate) fn with_contract(resolve: &mut Resolve, lifecycle: &str) {
     resolve.push_str("mine.wit", &text).unwrap();
 }
 
+/// The functions of `lifecycle`, but for `default-keys`: each takes the address
+/// of what it is asked, and returns that of its answer.
+pub(crate) const ABOUT_KEYS: &[&str] = &[
+    "create",
+    "import-key",
+    "visible",
+    "describe",
+    "update",
+    "expire",
+    "rotate",
+    "schedule-rotation",
+    "cancel-rotation",
+    "reveal",
+    "restore",
+];
+
 // Pieces of `authorize`.
 
 /// Stores a number in the answer.

@@ -13,7 +13,7 @@ use wit_parser::{Resolve, decoding};
 
 use crate::{
     common::engine,
-    guest::{Guest, component, honest, include_contract, with_contract},
+    guest::{ABOUT_KEYS, Guest, component, honest, include_contract, with_contract},
 };
 
 #[track_caller]
@@ -236,21 +236,22 @@ fn another_interface_is_whole_or_not_there() {
         "does not have export `create`",
     );
     // The right names on other types.
+    fn names() -> impl Iterator<Item = &'static &'static str> {
+        ["default-keys"].iter().chain(ABOUT_KEYS)
+    }
+    let bodies: String = names()
+        .map(|name| {
+            let name = format!("wardkey:policy/lifecycle@0.1.0#{name}");
+            format!(r#"(func (export "{name}") (result i32) unreachable)"#)
+        })
+        .collect();
     check_contract(
         |resolve| {
-            with_contract(
-                resolve,
-                "@since(version = 0.1.0) interface lifecycle {
-                    default-keys: func() -> bool;
-                    create: func() -> bool;
-                }",
-            );
+            let names: String = names().map(|name| format!("{name}: func() -> bool;")).collect();
+            let interface = format!("@since(version = 0.1.0) interface lifecycle {{ {names} }}");
+            with_contract(resolve, &interface);
         },
-        &format!(
-            r#"{authorizer}
-            (func (export "wardkey:policy/lifecycle@0.1.0#default-keys") (result i32) unreachable)
-            (func (export "wardkey:policy/lifecycle@0.1.0#create") (result i32) unreachable)"#
-        ),
+        &format!("{authorizer} {bodies}"),
         "does not fit the contract",
     );
 }

@@ -219,6 +219,15 @@ fn a_policy_that_fails_at_making_keys_makes_none() {
         ("an answer out of bounds", "(i32.const -8)"),
         ("a list out of bounds", "(i32.store (i32.const 8) (i32.const 100000000)) (i32.const 8)"),
     ] {
+        let about_keys: String = ABOUT_KEYS
+            .iter()
+            .map(|name| {
+                format!(
+                    r#"(func (export "wardkey:policy/lifecycle@0.1.0#{name}")
+                        (param i32) (result i32) {fails})"#
+                )
+            })
+            .collect();
         let module = format!(
             r#"(module (memory (export "memory") 1)
                 (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
@@ -227,8 +236,7 @@ fn a_policy_that_fails_at_making_keys_makes_none() {
                     (param i32) (result i32) unreachable)
                 (func (export "wardkey:policy/lifecycle@0.1.0#default-keys")
                     (param i32 i32 i64) (result i32) {fails})
-                (func (export "wardkey:policy/lifecycle@0.1.0#create")
-                    (param i32) (result i32) {fails}))"#
+                {about_keys})"#
         );
         let contract = |resolve: &mut _| {
             with_contract(resolve, include_str!("../../wit/lifecycle.wit"));

@@ -19,10 +19,11 @@ use wardkey_policy::{
         self as native, Account, Credential, Decision, Denial, DenialClass, Digest, Grant, Key,
         Mode, Request, Source, explain::Explanation,
     },
-    lifecycle,
 };
 
 use crate::common::engine;
+
+pub(crate) mod lifecycle;
 
 /// The standard policy, compiled once for all tests.
 pub(crate) fn standard() -> &'static Policy {
@@ -122,29 +123,6 @@ fn read(world: &World, unread: Unread, facts: &mut Facts) {
             }
         }
     }
-}
-
-/// Asks for a key natively and through the component, which must agree.
-#[track_caller]
-pub(crate) fn create(
-    caller: &native::lifecycle::Caller,
-    request: &native::lifecycle::KeyRequest,
-    now: u64,
-) -> Result<native::lifecycle::KeyPlan, Denial> {
-    let native = lifecycle::create(caller, request, now);
-    let answer = standard().create(&host_caller(caller), &host_key_request(request), now).unwrap();
-    let expected = native.as_ref().map(host_plan).map_err(host_denial);
-    assert_eq!(answer, expected, "{caller:?} asks for {request:?}");
-    native
-}
-
-/// Returns the keys of a new account, on which both must agree.
-#[track_caller]
-pub(crate) fn default_keys(account: &str) -> Vec<native::lifecycle::KeyPlan> {
-    let native = lifecycle::default_keys(account);
-    let answer = standard().default_keys(account, 0).unwrap();
-    assert_eq!(answer, native.iter().map(host_plan).collect::<Vec<_>>());
-    native
 }
 
 /// Returns a decision as the corpus writes it: what callers and the host act
@@ -333,81 +311,4 @@ fn host_explanation(explanation: &Explanation) -> host::explain::Explanation {
         host::explain::Step { rule, passed, detail }
     });
     host::explain::Explanation { decision: host_decision(decision), steps: steps.collect() }
-}
-
-fn host_caller(caller: &native::lifecycle::Caller) -> host::lifecycle::Caller<'_> {
-    use native::lifecycle::{Caller, CallerKey};
-    match caller {
-        Caller::Operator => host::lifecycle::Caller::Operator,
-        Caller::Platform => host::lifecycle::Caller::Platform,
-        Caller::Key(CallerKey { id, account, mode, kind, permissions, connect_permissions }) => {
-            let mode = host_mode(*mode);
-            host::lifecycle::Caller::Key(host::lifecycle::CallerKey {
-                id,
-                account,
-                mode,
-                kind,
-                permissions,
-                connect_permissions,
-            })
-        }
-    }
-}
-
-fn host_key_request(request: &native::lifecycle::KeyRequest) -> host::lifecycle::KeyRequest<'_> {
-    let native::lifecycle::KeyRequest {
-        account,
-        mode,
-        kind,
-        name,
-        note,
-        permissions,
-        connect_permissions,
-        ip_allowlist,
-        ends_at,
-    } = request;
-    host::lifecycle::KeyRequest {
-        account,
-        mode: host_mode(*mode),
-        kind,
-        name,
-        note,
-        permissions,
-        connect_permissions,
-        ip_allowlist,
-        ends_at: *ends_at,
-    }
-}
-
-fn host_plan(plan: &native::lifecycle::KeyPlan) -> host::lifecycle::KeyPlan {
-    let native::lifecycle::KeyPlan {
-        account,
-        mode,
-        kind,
-        origin,
-        prefix,
-        name,
-        note,
-        permissions,
-        connect_permissions,
-        ipv4_nets,
-        ends_at,
-        revealable,
-        attributes,
-    } = plan.clone();
-    host::lifecycle::KeyPlan {
-        account,
-        mode: host_mode(mode),
-        kind,
-        origin,
-        prefix,
-        name,
-        note,
-        permissions,
-        connect_permissions,
-        ipv4_nets: ipv4_nets.into_iter().map(host_net).collect(),
-        ends_at,
-        revealable,
-        attributes,
-    }
 }

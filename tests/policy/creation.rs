@@ -2,16 +2,19 @@
 
 use wardkey_policy::{
     contract::{
-        Denial, Mode,
-        lifecycle::{Caller, CallerKey, KeyPlan, KeyRequest},
+        Denial, Key, Mode,
+        lifecycle::{Caller, KeyPlan, KeyRequest},
     },
     lifecycle::{MAX_NAME_CHARS, MAX_NOTE_CHARS},
     network::MAX_NETWORKS,
 };
 
 use crate::{
-    both::{create, default_keys, describe_denial},
-    rows::{NOW, ORGANIZATION, OWNER},
+    both::{
+        describe_denial,
+        lifecycle::{create, default_keys, import_key},
+    },
+    rows::{DAY, NOW, ORGANIZATION, OWNER, display, nets, organization},
 };
 
 /// A test key of that kind, asked for in the plainest way.
@@ -38,14 +41,11 @@ fn live(request: KeyRequest) -> KeyRequest {
 }
 
 /// A key of the owner that asks.
-fn held(kind: &str, permissions: &str) -> CallerKey {
-    CallerKey {
-        id: "key_1".to_owned(),
-        account: OWNER.to_owned(),
-        mode: Mode::Test,
-        kind: kind.to_owned(),
+fn held(kind: &str, permissions: &str) -> Key {
+    Key {
         permissions: permissions.to_owned(),
         connect_permissions: if permissions == "*" { "*" } else { "" }.to_owned(),
+        ..crate::rows::kind(kind)
     }
 }
 
@@ -61,15 +61,11 @@ fn describe(answer: &Result<KeyPlan, Denial>) -> String {
             Ok(plan) => plan,
             Err(denial) => return describe_denial(denial),
         };
-    let nets: Vec<String> = ipv4_nets
-        .iter()
-        .map(|net| format!("{}/{}", std::net::Ipv4Addr::from(net.address), net.prefix_length))
-        .collect();
     let mut text = format!("{prefix} by {origin}");
     for (name, value) in [
         ("may", permissions.as_str()),
         ("connected may", connect_permissions),
-        ("from", &nets.join(" ")),
+        ("from", &display(ipv4_nets)),
         ("", if *revealable { "revealable" } else { "shown once" }),
     ] {
         if !value.is_empty() {
@@ -322,9 +318,11 @@ fn a_key_needs_the_permission_to_make_keys() {
         ("restricted", "api_key_write", "rk_test_ by user, revealable"),
         ("restricted", "charge_write", needed),
         ("restricted", "", needed),
-        ("publishable", "", needed),
-        ("publishable", "*", needed),
-        ("publishable", "api_key_write", needed),
+        ("restricted", "api_key_read", needed),
+        ("publishable", "", "forbidden: secret_key_required"),
+        ("publishable", "*", "forbidden: secret_key_required"),
+        ("publishable", "api_key_write", "forbidden: secret_key_required"),
+        ("foreign", "*", "forbidden: key_kind_unknown"),
     ] {
         check(&Caller::Key(held(kind, permissions)), &asking("restricted"), expected);
     }
@@ -335,11 +333,14 @@ fn a_key_makes_keys_of_its_own_account_and_mode() {
     let scope = "forbidden: key_scope";
     let caller = Caller::Key(held("secret", "*"));
     let elsewhere = KeyRequest { account: "acct_shop".to_owned(), ..asking("restricted") };
-    check(&caller, &elsewhere, scope);
-    check(&caller, &live(asking("restricted")), scope);
-    check(&caller, &asking("organization"), scope);
-    let live_caller = Caller::Key(CallerKey { mode: Mode::Live, ..held("secret", "*") });
-    check(&live_caller, &asking("restricted"), scope);
+    check(&caller, &elsewhere, &format!("{scope} in account"));
+    check(&caller, &live(asking("restricted")), &format!("{scope} in livemode"));
+    check(&caller, &asking("organization"), &format!("{scope} in account"));
+    let live_caller = Caller::Key(Key { mode: Mode::Live, ..held("secret", "*") });
+    check(&live_caller, &asking("restricted"), &format!("{scope} in livemode"));
+    // An organization's key makes none at all, for itself neither.
+    check(&Caller::Key(organization("*")), &asking("restricted"), scope);
+    check(&Caller::Key(organization("*")), &asking("organization"), scope);
     check(&live_caller, &live(asking("restricted")), "rk_live_ by user, shown once");
 }
 
@@ -365,7 +366,7 @@ fn a_key_gives_no_more_than_it_holds() {
     let connect =
         KeyRequest { connect_permissions: "charge_read".to_owned(), ..asking("restricted") };
     check(&caller, &connect, "forbidden: more_permissions_required, missing charge_read");
-    let connected = Caller::Key(CallerKey {
+    let connected = Caller::Key(Key {
         connect_permissions: "charge_write".to_owned(),
         ..held("restricted", "api_key_write")
     });
@@ -386,22 +387,164 @@ fn a_key_gives_no_more_than_it_holds() {
 
 #[test]
 fn in_live_mode_no_key_makes_a_key_without_limits() {
-    let caller = Caller::Key(CallerKey { mode: Mode::Live, ..held("secret", "*") });
+    let caller = Caller::Key(Key { mode: Mode::Live, ..held("secret", "*") });
     check(&caller, &live(asking("secret")), "forbidden: operator_required");
     check(&caller, &live(asking("managed")), "forbidden: operator_required");
-    let organization = CallerKey {
-        account: ORGANIZATION.to_owned(),
-        mode: Mode::Live,
-        ..held("organization", "*")
-    };
-    let caller = Caller::Key(organization);
-    check(&caller, &live(with("*", asking("organization"))), "forbidden: operator_required");
-    let connect =
-        KeyRequest { connect_permissions: "*".to_owned(), ..live(asking("organization")) };
-    check(&caller, &connect, "forbidden: operator_required");
     check(
         &Caller::Operator,
         &live(asking("secret")),
         "sk_live_ by user, may *, connected may *, shown once",
     );
+}
+
+#[test]
+fn what_a_key_makes_is_limited_to_its_own_networks() {
+    let caller = Caller::Key(Key {
+        ipv4_nets: nets("192.0.2.0/24 198.51.100.7"),
+        ..held("restricted", "api_key_write")
+    });
+    let row = |list: &str, expected: &str| {
+        check(
+            &caller,
+            &KeyRequest { ip_allowlist: list.to_owned(), ..asking("restricted") },
+            expected,
+        );
+    };
+    let beyond = "forbidden: ip_beyond_own in ip_allowlist";
+    row("192.0.2.7", "rk_test_ by user, from 192.0.2.7/32, revealable");
+    row("192.0.2.0/24", "rk_test_ by user, from 192.0.2.0/24, revealable");
+    row("198.51.100.7", "rk_test_ by user, from 198.51.100.7/32, revealable");
+    row("", beyond);
+    row("0.0.0.0/0", beyond);
+    row("192.0.2.0/23", beyond);
+    row("192.0.2.7 203.0.113.1", beyond);
+    // Cannot be limited, and so cannot be made.
+    check(&caller, &asking("publishable"), beyond);
+}
+
+#[test]
+fn what_a_key_makes_ends_no_later_than_it_does() {
+    let caller =
+        Caller::Key(Key { ends_at: Some(NOW + DAY), ..held("restricted", "api_key_write") });
+    let row = |ends_at: Option<u64>, expected: &str| {
+        check(&caller, &KeyRequest { ends_at, ..asking("restricted") }, expected);
+    };
+    row(Some(NOW + 1), "rk_test_ by user, revealable");
+    row(Some(NOW + DAY), "rk_test_ by user, revealable");
+    row(Some(NOW + DAY + 1), "forbidden: expiry_beyond_own in expires_at");
+    row(None, "forbidden: expiry_beyond_own in expires_at");
+    check(&caller, &asking("publishable"), "forbidden: expiry_beyond_own in expires_at");
+}
+
+/// Otherwise the way around limited access would be a new key (S70).
+#[test]
+fn a_key_with_limited_access_makes_nothing_that_moves_money() {
+    let row = |made_days_ago: u64, asked: &str, expected: &str| {
+        let caller = Key {
+            created_at: NOW - made_days_ago * DAY,
+            ..held("restricted", "api_key_write charge_write payout_write")
+        };
+        check(&Caller::Key(caller), &with(asked, asking("restricted")), expected);
+    };
+    row(180, "payout_write", "rk_test_ by user, may payout_write, revealable");
+    row(181, "payout_write", "forbidden: access_limited");
+    row(181, "charge_write payout_write", "forbidden: access_limited");
+    // Everything else still works.
+    row(181, "charge_write", "rk_test_ by user, may charge_write, revealable");
+    row(181, "payout_read", "rk_test_ by user, may payout_read, revealable");
+    row(181, "", "rk_test_ by user, revealable");
+}
+
+// Verification codes (S27).
+
+#[test]
+fn a_live_secret_is_made_with_a_verification_code() {
+    for (kind, expected) in [
+        ("publishable", false),
+        ("secret", true),
+        ("restricted", true),
+        ("organization", true),
+        ("managed", true),
+    ] {
+        let needs_code = |caller: &Caller, request: KeyRequest| {
+            create(caller, &request, NOW).unwrap().needs_code
+        };
+        assert!(!needs_code(&Caller::Operator, asking(kind)), "{kind} in test mode");
+        assert_eq!(needs_code(&Caller::Operator, live(asking(kind))), expected, "{kind}");
+        // Nobody sees what the host makes by itself.
+        assert!(!needs_code(&Caller::Platform, live(asking(kind))), "{kind} by the platform");
+    }
+    // Whoever stole a key must not leave another behind that nobody noticed.
+    let thief = Caller::Key(Key { mode: Mode::Live, ..held("restricted", "api_key_write") });
+    assert!(create(&thief, &live(asking("restricted")), NOW).unwrap().needs_code);
+    assert!(!create(&thief, &live(asking("publishable")), NOW).unwrap().needs_code);
+    assert!(default_keys(OWNER).iter().all(|plan| !plan.needs_code));
+}
+
+// Imported keys.
+
+#[track_caller]
+fn check_import(caller: &Caller, prefix: &str, request: &KeyRequest, expected: &str) {
+    let answer = import_key(caller, request, prefix, NOW);
+    assert_eq!(describe(&answer), expected, "{caller:?}: {prefix} {request:?}");
+    if let Ok(plan) = answer {
+        assert!(!plan.revealable, "its secret is not kept");
+        assert_eq!(plan.needs_code, plan.mode == Mode::Live && plan.kind != "publishable");
+    }
+}
+
+#[test]
+fn only_the_operator_imports_keys() {
+    let required = "forbidden: operator_required";
+    let request = asking("restricted");
+    check_import(&Caller::Operator, "rk_test_", &request, "rk_test_ by user, shown once");
+    check_import(&Caller::Platform, "rk_test_", &request, required);
+    check_import(&Caller::Key(held("secret", "*")), "rk_test_", &request, required);
+    check_import(&Caller::Key(held("publishable", "")), "rk_test_", &request, required);
+}
+
+#[test]
+fn what_an_imported_secret_starts_with_does_not_say_something_else() {
+    let row = |prefix: &str, request: KeyRequest, expected: &str| {
+        check_import(&Caller::Operator, prefix, &request, expected);
+    };
+    let invalid = "invalid request: parameter_invalid in secret";
+    // A secret key can be imported as a restricted one: it then does less than
+    // it did, and its users need not be touched.
+    row("sk_live_", live(asking("restricted")), "sk_live_ by user, shown once");
+    row("sk_test_", asking("managed"), "sk_test_ by user, may *, connected may *, shown once");
+    row("rk_live_", live(asking("secret")), "rk_live_ by user, may *, connected may *, shown once");
+    row("pk_live_", live(asking("publishable")), "pk_live_ by user, shown once");
+    row("sk_org_live_", live(asking("organization")), "sk_org_live_ by user, shown once");
+    // Everybody can read it, or nobody may.
+    row("pk_test_", asking("restricted"), invalid);
+    row("sk_test_", asking("publishable"), invalid);
+    row("rk_test_", asking("publishable"), invalid);
+    // Of the other mode.
+    row("sk_live_", asking("secret"), invalid);
+    row("rk_test_", live(asking("restricted")), invalid);
+    row("pk_live_", asking("publishable"), invalid);
+    // Webhook signing secrets are no API keys (S17, S85).
+    row("whsec_", asking("secret"), invalid);
+    row("whsec_live_", asking("publishable"), invalid);
+    // Somebody else's, or none.
+    row("", asking("restricted"), " by user, shown once");
+    row("acme_live_", asking("restricted"), "acme_live_ by user, shown once");
+}
+
+#[test]
+fn an_imported_key_is_asked_for_like_any_other() {
+    for request in [
+        asking("admin"),
+        KeyRequest { name: " ".to_owned(), ..asking("restricted") },
+        with("nope", asking("restricted")),
+        with("charge_read", asking("secret")),
+        KeyRequest { ends_at: Some(NOW), ..asking("restricted") },
+        KeyRequest { ip_allowlist: "::1".to_owned(), ..asking("restricted") },
+        KeyRequest { account: ORGANIZATION.to_owned(), ..asking("secret") },
+    ] {
+        let made = describe(&create(&Caller::Operator, &request, NOW));
+        assert!(made.starts_with("invalid request"), "{made}");
+        check_import(&Caller::Operator, "", &request, &made);
+    }
 }

@@ -10,6 +10,7 @@ use wardkey_policy::{
 use crate::{
     both::{World, decide, decide_quietly, host_decision},
     listing::{Line, endpoints},
+    random::{Random, SEED},
     rows::*,
 };
 
@@ -18,34 +19,6 @@ const CASES: u32 = 25_000;
 
 /// One case in so many is explained as well.
 const EXPLAINED: u32 = 10;
-
-/// Where the cases start. Any number will do; a failure prints it.
-const SEED: u64 = 0x5EED_0F5E_ED0F_5EED;
-
-/// Marsaglia's xorshift: enough for tests, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() >> 16).unwrap() % bound
-    }
-
-    /// True once in `n` times.
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
-    }
-}
 
 /// Says which case it was, if a test fails in the middle of it.
 struct Case<'a> {

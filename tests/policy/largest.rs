@@ -14,7 +14,7 @@ use wardkey_policy::{
 };
 
 use crate::{
-    both::{World, create, decide, describe},
+    both::{World, decide, describe, lifecycle::create},
     rows::*,
 };
 

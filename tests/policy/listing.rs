@@ -70,19 +70,53 @@ fn list(line: &'static str, name: &str) -> Vec<&'static str> {
     list.split('"').skip(1).step_by(2).collect()
 }
 
-/// What the host adds to every catalogue.
-const OWN_ENDPOINTS: usize = 1;
+/// Wardkey's own endpoints, which every catalogue has, with the permission that
+/// each needs. None: any key may call it.
+const OWN_ENDPOINTS: &[(&str, Option<&str>)] = &[
+    ("GET /v2/iam/api_keys", Some("api_key_read")),
+    ("POST /v2/iam/api_keys", Some("api_key_write")),
+    ("GET /v2/iam/api_keys/self", None),
+    ("GET /v2/iam/api_keys/:id", Some("api_key_read")),
+    ("POST /v2/iam/api_keys/:id", Some("api_key_write")),
+    ("POST /v2/iam/api_keys/:id/expire", Some("api_key_write")),
+    ("POST /v2/iam/api_keys/:id/rotate", Some("api_key_write")),
+    ("POST /v2/iam/api_keys/:id/reveal", Some("api_key_write")),
+    ("POST /v2/iam/api_keys/:id/restore", Some("api_key_write")),
+    ("POST /v2/iam/api_keys/:id/schedule_rotation", Some("api_key_write")),
+    ("POST /v2/iam/api_keys/:id/cancel_rotation", Some("api_key_write")),
+    ("GET /v2/iam/permissions", None),
+    ("POST /v2/iam/permissions/resolve", None),
+    ("GET /v2/request_logs", Some("api_key_read")),
+];
+
+/// Permissions that the text lacks and every catalogue has.
+const OWN_PERMISSIONS: &[&str] = &["api_key_read"];
+
+/// What a permission implies whatever the text says.
+fn implied_anyway(name: &str) -> &'static [&'static str] {
+    if name == "api_key_write" { &["api_key_read"] } else { &[] }
+}
 
 #[test]
 fn the_tables_hold_what_the_text_lists() {
-    let (endpoints, permissions) = (endpoints(), permissions());
-    println!("{} endpoints, {} permissions", endpoints.len(), permissions.len());
+    let (endpoints, mut permissions) = (endpoints(), permissions());
+    println!(
+        "{} endpoints and {} of Wardkey's own, {} permissions and {}",
+        endpoints.len(),
+        OWN_ENDPOINTS.len(),
+        permissions.len(),
+        OWN_PERMISSIONS.len(),
+    );
     assert!(endpoints.len() >= 528, "only {} endpoints", endpoints.len());
-    assert_eq!(Endpoint::count(), endpoints.len() + OWN_ENDPOINTS);
+    assert_eq!(Endpoint::all().len(), endpoints.len() + OWN_ENDPOINTS.len());
     let unique: BTreeSet<_> = endpoints.iter().map(|line| (line.method, line.template)).collect();
     assert_eq!(unique.len(), endpoints.len(), "an endpoint is listed twice");
 
     assert_eq!(permissions.len(), 206);
+    permissions.extend(OWN_PERMISSIONS.iter().map(|name| (*name, Vec::new())));
+    for (name, implies) in &mut permissions {
+        implies.extend(implied_anyway(name));
+    }
     let names: Vec<&str> = Permission::all().iter().map(Permission::name).collect();
     assert_eq!(names, permissions.keys().copied().collect::<Vec<_>>());
     for (name, implied) in &permissions {
@@ -146,6 +180,59 @@ fn the_component_lists_the_same() {
     }
     for (method, path) in [("GET", "/v1/nothing"), ("PUT", "/v1/charges"), ("", "")] {
         assert_eq!(standard().find_endpoint(method, path).unwrap(), None);
+    }
+}
+
+#[test]
+fn wardkeys_own_endpoints_are_there_and_for_keys_with_their_permissions() {
+    for &(name, permission) in OWN_ENDPOINTS {
+        let (method, template) = name.split_once(' ').unwrap();
+        let path = template.replace(":id", "key_1");
+        let listed = standard().find_endpoint(method, &path).unwrap().expect(name);
+        assert_eq!((listed.method.as_str(), listed.path.as_str()), (method, template));
+        assert_eq!(listed.permissions, permission.unwrap_or_default(), "{name}");
+        assert_eq!(listed.any_key, permission.is_none(), "{name}");
+        assert!(!listed.money_movement && !listed.sandbox_only, "{name}");
+
+        let allowed = match permission {
+            Some(permission) => format!("allow on {OWNER} by {permission}"),
+            None => format!("allow on {OWNER}"),
+        };
+        let check = |key: Key, expected: &str| {
+            for key in [key.clone(), live(key.clone()), Key { created_at: 0, ..key }] {
+                let decision = decide_quietly(&request(method, &path), &world(&key));
+                assert_eq!(describe(&decision), expected, "{name} with {key:?}");
+            }
+        };
+        check(secret(), &allowed);
+        check(restricted("api_key_write"), &allowed);
+        let Some(permission) = permission else {
+            check(restricted(""), &allowed);
+            check(publishable(), &allowed);
+            continue;
+        };
+        let missing = format!("forbidden: more_permissions_required, missing {permission}");
+        check(restricted("charge_write"), &missing);
+        check(publishable(), "forbidden: secret_key_required");
+        let reads = permission == "api_key_read";
+        check(restricted("api_key_read"), if reads { &allowed } else { &missing });
+    }
+    // The operator's own are in no catalogue, and so refused to every key.
+    for path in [
+        "/v2/iam/api_keys/import",
+        "/v2/iam/api_keys/key_1/import",
+        "/v2/accounts",
+        "/v2/accounts/acct_1",
+        "/v2/organizations",
+        "/v2/policies",
+        "/v2/audit_log",
+        "/v2/backups",
+    ] {
+        let decision = decide_quietly(&post(path), &world(&restricted("api_key_write")));
+        // An id can be any text, and there is no key that is called so.
+        let editing = path == "/v2/iam/api_keys/import";
+        let expected = if editing { "allow on acct_owner by api_key_write" } else { "not found" };
+        assert_eq!(describe(&decision), expected, "{path}");
     }
 }
 

@@ -2,10 +2,17 @@
 //!
 //! One corpus of rows by hand ([`corpus`]), cases by the thousand
 //! ([`generated`]), the catalogue against its own text ([`listing`]), another
-//! API's catalogue ([`parcels`]), making keys ([`creation`]), and the largest
-//! key there can be ([`largest`]). Every question is asked in [`both`] ways.
+//! API's catalogue ([`parcels`]), and the largest key there can be
+//! ([`largest`]).
+//!
+//! The life of keys: making them ([`creation`]), what becomes of them
+//! ([`changing`], [`rotation`]), what is shown of them ([`showing`]), and cases
+//! by the thousand ([`lives`]).
+//!
+//! Every question is asked in [`both`] ways.
 
 mod both;
+mod changing;
 #[path = "../common/mod.rs"]
 mod common;
 mod corpus;
@@ -13,5 +20,9 @@ mod creation;
 mod generated;
 mod largest;
 mod listing;
+mod lives;
 mod parcels;
+mod random;
+mod rotation;
 mod rows;
+mod showing;

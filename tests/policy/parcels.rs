@@ -15,7 +15,7 @@ use wardkey::engine::{Policy, contract as host};
 use wardkey_policy::contract::{Key, Request};
 
 use crate::{
-    both::{component, default_keys},
+    both::{component, lifecycle::default_keys},
     common::{Options, TestHost, engine},
     rows::*,
 };
@@ -113,6 +113,20 @@ fn several_missing_permissions_are_all_named() {
     );
 }
 
+/// What keys need to manage keys is the same over every API.
+#[test]
+fn keys_are_managed_here_too() {
+    let (list, make) = (get("/v2/iam/api_keys"), post("/v2/iam/api_keys"));
+    for key in [restricted("api_key_read"), restricted("api_key_write"), secret()] {
+        check(&key, &list, "allow /v2/iam/api_keys by api_key_read");
+    }
+    check(&restricted("api_key_write"), &make, "allow /v2/iam/api_keys by api_key_write");
+    for key in [restricted("api_key_read"), restricted("parcels:write")] {
+        let denied = "DenialClass::Forbidden more_permissions_required api_key_write";
+        check(&key, &make, denied);
+    }
+}
+
 #[test]
 fn a_literal_beats_a_parameter_here_too() {
     let search = get("/v1/parcels/search");
@@ -149,6 +163,9 @@ fn it_lists_its_own_permissions_and_gives_the_same_default_keys() {
     assert_eq!(
         names,
         [
+            // Wardkey's own.
+            "api_key_read",
+            "api_key_write",
             "labels:print",
             "parcels:read",
             "parcels:search",

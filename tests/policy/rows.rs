@@ -1,8 +1,12 @@
 //! What a row is written with: keys, requests, and the accounts there are.
 
-use wardkey_policy::contract::{
-    Account, Credential, Digest, Key, MalformedCredential, Mode, Request, Source,
-    WellFormedCredential,
+use wardkey_policy::{
+    contract::{
+        Account, Credential, Digest, Ipv4Net, Key, MalformedCredential, Mode, Request, Source,
+        WellFormedCredential,
+        lifecycle::{KeyChange, RotationRequest, RotationSchedule, StoredKey},
+    },
+    network,
 };
 
 use crate::both::World;
@@ -101,6 +105,52 @@ pub(crate) fn kind(kind: &str) -> Key {
 
 pub(crate) fn live(key: Key) -> Key {
     Key { mode: Mode::Live, ..key }
+}
+
+/// A key as the host keeps it: with its secret, and never rotated.
+pub(crate) fn stored(key: Key) -> StoredKey {
+    StoredKey {
+        key,
+        name: "a key".to_owned(),
+        note: String::new(),
+        has_secret: true,
+        imported: false,
+        replaced_by: None,
+        rotation: None,
+    }
+}
+
+/// A rotation at that time, where the old key works on for an hour.
+pub(crate) fn schedule(at: u64, every_days: Option<u32>) -> RotationSchedule {
+    RotationSchedule { at, every_days, expire_current_in_minutes: 60 }
+}
+
+/// A change that leaves everything as it is.
+pub(crate) fn no_change() -> KeyChange {
+    KeyChange {
+        name: None,
+        note: None,
+        permissions: None,
+        connect_permissions: None,
+        ip_allowlist: None,
+    }
+}
+
+pub(crate) fn rotation_request(expire_current_in_minutes: u32) -> RotationRequest {
+    RotationRequest { expire_current_in_minutes, note: None }
+}
+
+/// An allowlist, as people write it.
+pub(crate) fn display(nets: &[Ipv4Net]) -> String {
+    let nets = nets
+        .iter()
+        .map(|net| format!("{}/{}", std::net::Ipv4Addr::from(net.address), net.prefix_length));
+    nets.collect::<Vec<_>>().join(" ")
+}
+
+/// The networks of an allowlist.
+pub(crate) fn nets(list: &str) -> Vec<Ipv4Net> {
+    list.split_whitespace().map(|entry| network::parse(entry).unwrap()).collect()
 }
 
 /// A request with a key that has the right shape, from 203.0.113.9.
