@@ -1,6 +1,11 @@
 //! Who is let through and who is not, and what each is told.
 
-use wardkey::{gate::GateConfig, keys::CreateKey, secret::Secret, storage::Mode};
+use wardkey::{
+    gate::GateConfig,
+    keys::{CreateAccount, CreateKey},
+    secret::Secret,
+    storage::Mode,
+};
 
 use super::{Ward, base64, bearer, common};
 use common::{NOON, Options, TestHost};
@@ -18,8 +23,7 @@ fn restricted() -> CreateKey {
 /// An organization's key with these permissions, and the organization's id.
 fn organization_key(host: &TestHost, permissions: &[&str], connect: &[&str]) -> (String, Secret) {
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-    let organization = host.block_on(host.host.keys().create_organization("Org".to_owned()));
-    let organization = organization.unwrap().id;
+    let organization = host.make_organization();
     let (_, secret) = host.key_with(CreateKey {
         account: Some(organization.clone()),
         kind: "organization".to_owned(),
@@ -32,12 +36,11 @@ fn organization_key(host: &TestHost, permissions: &[&str], connect: &[&str]) -> 
 
 /// A new account of this organization or connected to this platform.
 fn account(host: &TestHost, organization: Option<&str>, platform: Option<&str>) -> String {
-    let made = host.host.keys().create_account(
-        "Another".to_owned(),
-        organization.map(str::to_owned),
-        platform.map(str::to_owned),
-    );
-    host.block_on(made).unwrap().0.id
+    host.make_account(CreateAccount {
+        name: "Another".to_owned(),
+        organization: organization.map(str::to_owned),
+        platform: platform.map(str::to_owned),
+    })
 }
 
 fn rfc3339(seconds: u64) -> Option<jiff::Timestamp> {

@@ -3,9 +3,15 @@
 
 use std::{sync::Arc, thread, time::Instant};
 
-use wardkey::{cache::Cache, keys::CreateKey, secret::Secret, storage::Mode};
+use wardkey::{
+    audit::AuditKey,
+    cache::Cache,
+    keys::{CreateAccount, CreateKey},
+    secret::Secret,
+    storage::{Change, Mode},
+};
 
-use super::{Options, Ward, bearer, failing_storage};
+use super::{Options, Ward, bearer, common::by_operator, failing_storage};
 use failing_storage::{Health, Switch};
 
 fn start() -> (Ward, Switch) {
@@ -101,15 +107,18 @@ fn an_account_that_left_while_it_was_read_is_not_remembered_as_a_member() {
     let (ward, switch) = start();
     let host = &ward.host;
     let keys = host.host.keys();
-    let organization = host.block_on(keys.create_organization("Org".to_owned())).unwrap().id;
+    let organization = host.make_organization();
     let (_, secret) = host.key_with(CreateKey {
         account: Some(organization.clone()),
         kind: "organization".to_owned(),
         permissions: vec!["charge_read".to_owned()],
         ..CreateKey::default()
     });
-    let made = keys.create_account("Member".to_owned(), Some(organization.clone()), None);
-    let member = host.block_on(made).unwrap().0.id;
+    let member = host.make_account(CreateAccount {
+        name: "Member".to_owned(),
+        organization: Some(organization.clone()),
+        platform: None,
+    });
     let auth = bearer(&secret);
     let headers =
         [("Authorization", &*auth), ("Stripe-Version", "1"), ("Stripe-Context", &*member)];
@@ -121,11 +130,12 @@ fn an_account_that_left_while_it_was_read_is_not_remembered_as_a_member() {
         // Began before the change: either answer is right for it.
         scope.spawn(|| host.call_with("GET", "/v1/charges", &headers, ""));
         host.block_on(switch.held());
-        host.block_on(keys.set_organization(&member, None)).unwrap();
+        host.block_on(keys.set_organization(by_operator(), &member, None)).unwrap();
         switch.release();
     });
     ward.check("GET /v1/charges", &headers, "403 account_invalid");
-    host.block_on(keys.set_organization(&member, Some(&organization))).unwrap();
+    let joined = keys.set_organization(by_operator(), &member, Some(&organization));
+    host.block_on(joined).unwrap();
     ward.check("GET /v1/charges", &headers, "200");
 }
 
@@ -145,7 +155,8 @@ fn a_slow_read_that_began_before_a_change_is_not_kept() {
             async move { cache.key(digest).await }
         });
         switch.held().await;
-        host.storage.create_key(key).await.unwrap();
+        let change = Change { new_keys: vec![key], ..Change::default() };
+        host.storage.commit(change, Arc::new(AuditKey::generate())).await.unwrap();
         cache.key_changed(digest);
         switch.release();
         assert!(slow.await.unwrap().unwrap().is_none(), "it was read before the change");
