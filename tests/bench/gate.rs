@@ -27,16 +27,18 @@ use axum::{
 use tokio::{net::TcpListener, sync::watch};
 use wardkey::{
     active_policy::ActivePolicy,
+    audit::AuditKey,
     clock::Clock,
     credential::presented_secret,
-    engine::{Engine, contract::lifecycle::Caller},
+    engine::Engine,
     gate::GateConfig,
     host::{Api, Host, Parts},
-    keys::CreateKey,
+    keys::{Actor, Ask, CreateAccount, CreateKey},
     secret::Presented,
     server,
     storage::SqliteStorage,
     vault::{KeyEncryptionKey, Vault},
+    verification::{Delivery, Verifier},
 };
 use wardkey_policy::{Storage, authorize::authorize, contract as native};
 
@@ -221,23 +223,25 @@ async fn serve(server: &str) {
                 storage: Arc::new(storage),
                 policy: Arc::new(ActivePolicy::load(&engine, None).expect("the policy loads")),
                 vault: Vault::new(&KeyEncryptionKey::generate()),
+                audit_key: AuditKey::generate(),
+                verifier: Verifier::new(Delivery::None, Clock::system()),
                 clock: Clock::system(),
-                gate: GateConfig {
-                    prefix: "/v1/".to_owned(),
-                    brand: None,
-                    trusted_proxies: Vec::new(),
-                    allow_unlisted: false,
-                },
+                log_retention_days: None,
+                gate: GateConfig::default(),
                 api: Api::Router(Router::new().fallback(handler)),
             });
-            host.keys().create_account("Bench".to_owned(), None, None).await.expect("an account");
+            let host = host.await.expect("storage answers");
+            let operator = Ask::by(Actor::Operator);
+            let account = CreateAccount { name: "Bench".to_owned(), ..CreateAccount::default() };
+            host.keys().create_account(&operator, account).await.expect("an account");
             let wanted = CreateKey {
                 kind: "restricted".to_owned(),
                 name: "bench".to_owned(),
                 permissions: vec!["charge_read".to_owned()],
                 ..CreateKey::default()
             };
-            let (_, secret) = host.keys().create(&Caller::Operator, wanted).await.expect("a key");
+            let done = host.keys().create(&operator, wanted).await.expect("a key");
+            let secret = done.secret.expect("it was just made");
             println!("{address} {}", secret.expose());
             server::serve(listener, host.gate(), stopped).await;
         }

@@ -11,6 +11,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{Arc, OnceLock},
@@ -21,16 +22,19 @@ use serde_json::Value;
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use wardkey::{
     active_policy::ActivePolicy,
-    api::internal::InternalAccess,
+    api::{admin::AdminAccess, internal::InternalAccess},
+    audit::AuditKey,
     clock::Clock,
-    engine::{Engine, contract::lifecycle::Caller},
+    data_dir::DataDir,
+    engine::Engine,
     gate::GateConfig,
     host::{Api, Host, Parts},
-    keys::CreateKey,
+    keys::{Actor, Ask, CreateAccount, CreateKey},
     secret::Secret,
     server,
     storage::{KeyRecord, LogEntry, LogFilter, Mode, SqliteStorage, Storage},
     vault::{KeyEncryptionKey, Vault},
+    verification::{Delivery, Verifier},
 };
 
 /// When every test begins: 2030-01-01T00:00:00Z.
@@ -57,6 +61,8 @@ pub struct Options {
     pub upstream: Option<SocketAddr>,
     /// What the operator set for the gate.
     pub gate: GateConfig,
+    /// Who is sent verification codes.
+    pub delivery: Delivery,
     /// Puts something between the host and its storage.
     pub wrap: Wrap,
 }
@@ -66,12 +72,9 @@ impl Default for Options {
         Self {
             policy: None,
             upstream: None,
-            gate: GateConfig {
-                prefix: "/v1/".to_owned(),
-                brand: None,
-                trusted_proxies: Vec::new(),
-                allow_unlisted: false,
-            },
+            // Suites of bad input fail to authenticate by the thousand.
+            gate: GateConfig { max_failed_auth_per_minute: 1_000_000, ..GateConfig::default() },
+            delivery: Delivery::None,
             wrap: Box::new(|storage| storage),
         }
     }
@@ -83,6 +86,12 @@ pub struct TestHost {
     pub gate: SocketAddr,
     /// Where verify, metrics and health listen.
     pub internal: SocketAddr,
+    /// Where keys are managed.
+    pub admin: SocketAddr,
+    /// The operator credential.
+    pub operator: String,
+    /// Its data directory, locked as that of a host that serves.
+    pub data_dir: Arc<DataDir>,
     /// The host itself.
     pub host: Arc<Host>,
     /// Its clock.
@@ -91,7 +100,7 @@ pub struct TestHost {
     pub storage: Arc<dyn Storage>,
     /// The account that was made with it.
     pub account: String,
-    /// The folder of its database.
+    /// The folder that is its data directory.
     pub dir: tempfile::TempDir,
     runtime: Runtime,
     stop: watch::Sender<bool>,
@@ -109,15 +118,20 @@ impl TestHost {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.unwrap();
         let dir = tempfile::tempdir().unwrap();
+        let data_dir = Arc::new(DataDir::create(dir.path()).unwrap());
+        let operator = fs::read_to_string(data_dir.operator_file()).unwrap().trim().to_owned();
         let storage: Arc<dyn Storage> =
-            Arc::new(SqliteStorage::open(&dir.path().join("wardkey.db")).unwrap());
+            Arc::new(SqliteStorage::open(&data_dir.database()).unwrap());
         let clock = Clock::by_hand(NOON);
         let policy = Arc::new(ActivePolicy::load(engine(), options.policy.as_deref()).unwrap());
         let parts = Parts {
             storage: (options.wrap)(Arc::clone(&storage)),
             policy,
             vault: Vault::new(&KeyEncryptionKey::generate()),
+            audit_key: AuditKey::generate(),
+            verifier: Verifier::new(options.delivery, clock.clone()),
             clock: clock.clone(),
+            log_retention_days: None,
             gate: options.gate,
             api: match options.upstream {
                 Some(address) => Api::Upstream(format!("http://{address}").parse().unwrap()),
@@ -125,30 +139,39 @@ impl TestHost {
             },
         };
         let (stop, stopped) = watch::channel(false);
-        let (host, gate, internal, account) = runtime.block_on(async {
-            let host = Host::start(parts);
+        let access = AdminAccess::Credential(Arc::clone(&data_dir));
+        let (host, [gate, internal, admin], account) = runtime.block_on(async {
+            let host = Host::start(parts).await.unwrap();
             let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let internal = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let at = (gate.local_addr().unwrap(), internal.local_addr().unwrap());
+            let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let at = [&gate, &internal, &admin].map(|listener| listener.local_addr().unwrap());
             tokio::spawn(server::serve(gate, host.gate(), stopped.clone()));
             let routes = host.internal_router(InternalAccess::Loopback);
-            tokio::spawn(server::serve(internal, routes, stopped));
-            let made = host.keys().create_account("Test".to_owned(), None, None).await;
-            (host, at.0, at.1, made.unwrap().0.id)
+            tokio::spawn(server::serve(internal, routes, stopped.clone()));
+            tokio::spawn(server::serve(admin, host.admin_router(access), stopped));
+            let made = host.keys().create_account(by_operator(), account_named("Test")).await;
+            (host, at, made.unwrap().0.id)
         });
-        Self { gate, internal, host, clock, storage, account, dir, runtime, stop }
+        Self {
+            gate,
+            internal,
+            admin,
+            operator,
+            data_dir,
+            host,
+            clock,
+            storage,
+            account,
+            dir,
+            runtime,
+            stop,
+        }
     }
 
     /// Runs a future to its end.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
-    }
-
-    /// Returns the newest entries of the request log, newest first.
-    pub fn log(&self, limit: usize) -> Vec<LogEntry> {
-        let filter = LogFilter { limit, ..LogFilter::default() };
-        let found = self.block_on(self.storage.find_log(filter)).unwrap();
-        found.into_iter().map(|(_, entry)| entry).collect()
     }
 
     /// Makes a test key as its operator would.
@@ -167,7 +190,19 @@ impl TestHost {
             name: "a key".to_owned(),
             ..wanted
         };
-        self.block_on(self.host.keys().create(&Caller::Operator, wanted)).unwrap()
+        let done = self.block_on(self.host.keys().create(by_operator(), wanted)).unwrap();
+        (done.key, done.secret.unwrap())
+    }
+
+    /// Makes another account as its operator would.
+    pub fn make_account(&self, wanted: CreateAccount) -> String {
+        self.block_on(self.host.keys().create_account(by_operator(), wanted)).unwrap().0.id
+    }
+
+    /// Makes an organization as its operator would.
+    pub fn make_organization(&self) -> String {
+        let made = self.host.keys().create_organization(by_operator(), "Org".to_owned());
+        self.block_on(made).unwrap().id
     }
 
     /// Returns the secret of a default key, such as (`secret`, test).
@@ -181,8 +216,15 @@ impl TestHost {
             };
             let keys = self.storage.list_keys(filter).await.unwrap();
             let key = keys.iter().find(|key| key.kind == kind && key.origin == "platform");
-            self.host.keys().reveal(&key.unwrap().id).await.unwrap().1
+            let done = self.host.keys().reveal(by_operator(), &key.unwrap().id).await;
+            done.unwrap().secret.unwrap()
         })
+    }
+
+    /// Returns what is in the request log by now, newest first.
+    pub fn logged(&self, limit: usize) -> Vec<LogEntry> {
+        let found = self.storage.find_log(LogFilter { limit, ..LogFilter::default() });
+        self.block_on(found).unwrap().into_iter().map(|(_, entry)| entry).collect()
     }
 
     /// Sends a request with a key to the gate.
@@ -201,10 +243,44 @@ impl TestHost {
         send(self.gate, method, path, headers, body)
     }
 
+    /// Sends a management request as the operator. Without a body if that is null.
+    pub fn manage(&self, method: &str, path: &str, body: Value) -> Answer {
+        self.manage_as(&self.operator, method, path, body, &[])
+    }
+
+    /// Sends a management request with a credential: the operator's or a key.
+    pub fn manage_as(
+        &self,
+        credential: &str,
+        method: &str,
+        path: &str,
+        body: Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let auth = format!("Bearer {credential}");
+        let mut all = vec![("Authorization", auth.as_str())];
+        all.extend(headers);
+        if body.is_null() {
+            return send(self.admin, method, path, &all, "");
+        }
+        send_json(self.admin, method, path, &all, &body.to_string())
+    }
+
     /// Writes what the host has in memory to its database.
     pub fn finish(&self) {
         self.block_on(self.host.finish()).unwrap();
     }
+}
+
+/// What the operator asks for, without conditions.
+pub fn by_operator() -> &'static Ask {
+    static ASK: OnceLock<Ask> = OnceLock::new();
+    ASK.get_or_init(|| Ask::by(Actor::Operator))
+}
+
+/// An account that stands alone.
+pub fn account_named(name: &str) -> CreateAccount {
+    CreateAccount { name: name.to_owned(), ..CreateAccount::default() }
 }
 
 impl Drop for TestHost {
@@ -250,6 +326,28 @@ pub fn send(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Answer {
+    send_typed(to, method, target, headers, "application/x-www-form-urlencoded", body)
+}
+
+/// Sends a request with JSON as its body.
+pub fn send_json(
+    to: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    send_typed(to, method, target, headers, "application/json", body)
+}
+
+fn send_typed(
+    to: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    content_type: &str,
+    body: &str,
+) -> Answer {
     let mut request =
         format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     for (name, value) in headers {
@@ -257,7 +355,7 @@ pub fn send(
     }
     if !body.is_empty() {
         request.push_str(&format!(
-            "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
+            "Content-Type: {content_type}\r\nContent-Length: {}\r\n",
             body.len()
         ));
     }

@@ -14,12 +14,12 @@ use wardkey::{
         },
     },
     facts::Facts,
-    keys::CreateKey,
+    keys::{CreateAccount, CreateKey},
     storage::{KeyFilter, Mode},
 };
 
 use crate::{
-    common::{NOON, Options, TestHost, engine},
+    common::{NOON, Options, TestHost, account_named, by_operator, engine},
     failing_storage::Switch,
     guest::*,
 };
@@ -110,10 +110,10 @@ fn a_request_is_decided_by_one_policy_from_start_to_end() {
     let before_storage = switch.clone();
     let wrap = Box::new(move |inner| before_storage.wrap(inner));
     let host = TestHost::start_with(Options { wrap, ..Options::default() });
-    let keys = host.host.keys();
-    let (connected, _) = host
-        .block_on(keys.create_account("Connected".to_owned(), None, Some(host.account.clone())))
-        .unwrap();
+    let connected = host.make_account(CreateAccount {
+        platform: Some(host.account.clone()),
+        ..account_named("Connected")
+    });
     let secret = host.default_secret("secret", Mode::Test);
     let before = host.host.policy().get();
     // From here on the key is at hand, and only the account has to be read.
@@ -124,7 +124,7 @@ fn a_request_is_decided_by_one_policy_from_start_to_end() {
     let answer = thread::scope(|scope| {
         let answer = scope.spawn(|| {
             let secret = format!("Bearer {}", secret.expose());
-            let headers = [("Authorization", secret.as_str()), ("Stripe-Context", &connected.id)];
+            let headers = [("Authorization", secret.as_str()), ("Stripe-Context", &*connected)];
             host.call_with("GET", "/v1/charges", &headers, "")
         });
         // The first run of the standard policy has ended at the account, and
@@ -139,7 +139,7 @@ fn a_request_is_decided_by_one_policy_from_start_to_end() {
     assert_eq!(host.call("GET", "/v1/charges", secret.expose()).message(), "no");
 
     host.finish();
-    let log = host.log(10);
+    let log = host.logged(10);
     let policies: Vec<_> = log.iter().map(|entry| (entry.status, entry.policy)).collect();
     let (new, old) = (Some(deny_everybody.digest()), Some(before.digest()));
     assert_eq!(policies, [(403, new), (200, old), (200, old)]);
@@ -252,11 +252,11 @@ fn a_policy_that_fails_at_making_keys_makes_none() {
             ..CreateKey::default()
         };
         let keys = host.host.keys();
-        let made = host.block_on(keys.create(&Caller::Operator, wanted));
+        let made = host.block_on(keys.create(by_operator(), wanted));
         // The list is no answer of `create` but reads as an empty plan, whose
         // prefix is none.
         assert!(made.is_err(), "{what}: a key was made");
-        let made = host.block_on(keys.create_account("Other".to_owned(), None, None));
+        let made = host.block_on(keys.create_account(by_operator(), account_named("Other")));
         assert!(made.is_err(), "{what}: an account was made");
         assert_eq!(count(), before, "{what}");
         assert_eq!(host.block_on(host.storage.list_accounts(10)).unwrap().len(), 1, "{what}");

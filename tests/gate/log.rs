@@ -15,7 +15,7 @@ use upstream::{listen, read_head};
 /// Returns all that was logged, oldest first.
 fn entries(host: &TestHost) -> Vec<LogEntry> {
     host.finish();
-    let mut log = host.log(1000);
+    let mut log = host.logged(1000);
     log.reverse();
     log
 }
@@ -106,7 +106,7 @@ fn a_client_that_goes_away_still_leaves_an_entry() {
 fn wait_for_entry(host: &TestHost) -> LogEntry {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while std::time::Instant::now() < end {
-        let log = host.log(10);
+        let log = host.logged(10);
         if let [entry] = log.as_slice() {
             return entry.clone();
         }

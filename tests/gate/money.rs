@@ -109,8 +109,8 @@ fn a_refused_transfer_does_not_restart_the_clock() {
     host.finish();
     let key = host.block_on(host.storage.find_key_by_digest(secret.digest())).unwrap().unwrap();
     assert_eq!(key.money_moved_at, None);
-    let last_use = key.last_use.map(|last| last.at);
-    assert_eq!(last_use, Some(late), "what was refused by the rules is no use");
+    let last_used_at = key.last_use.map(|last_use| last_use.at);
+    assert_eq!(last_used_at, Some(late), "what was refused by the rules is no use");
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::{
     sync::{Arc, Mutex, mpsc},
 };
 
-use wardkey::storage::Mode;
+use wardkey::{keys::CreateAccount, storage::Mode};
 
 use super::{Ward, bearer, check_refusal, common, outcome, upstream};
-use common::{NOON, Options, TestHost};
+use common::{NOON, Options, TestHost, account_named};
 use upstream::{RecordingUpstream, listen, read_chunk, read_head, read_line};
 
 fn before(upstream: SocketAddr) -> TestHost {
@@ -113,9 +113,10 @@ fn a_connection_header_takes_nothing_of_ours_away() {
 fn what_a_connection_header_names_is_neither_decided_by_nor_sent_on() {
     let ward = Ward::start();
     let secret = ward.host.default_secret("secret", Mode::Test);
-    let made =
-        ward.host.host.keys().create_account("C".to_owned(), None, Some(ward.host.account.clone()));
-    let connected = ward.host.block_on(made).unwrap().0.id;
+    let connected = ward.host.make_account(CreateAccount {
+        platform: Some(ward.host.account.clone()),
+        ..account_named("C")
+    });
     let auth = bearer(&secret);
     for header in ["Stripe-Account", "Stripe-Context"] {
         let named = [("Authorization", &*auth), (header, &*connected)];

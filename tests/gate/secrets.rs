@@ -26,7 +26,7 @@ impl Kept {
     fn add_host(&mut self, host: &TestHost) {
         self.add_answer("/metrics", &send(host.internal, "GET", "/metrics", &[], ""));
         host.finish();
-        let log = host.log(10_000);
+        let log = host.logged(10_000);
         assert!(!log.is_empty());
         self.add("the request log", format!("{log:?}"));
         for file in fs::read_dir(host.dir.path()).unwrap() {

@@ -3,7 +3,7 @@
 use wardkey::{secret::Secret, storage::Mode};
 
 use super::{common, outcome};
-use common::{Answer, TestHost};
+use common::{Answer, TestHost, account_named, by_operator};
 
 fn make(host: &TestHost, path: &str, secret: &Secret) -> serde_json::Value {
     let auth = super::bearer(secret);
@@ -49,7 +49,7 @@ fn another_accounts_object_is_missing_without_a_hint() {
     let secret = host.default_secret("secret", Mode::Test);
     let made = make(&host, "/v1/customers", &secret);
     let id = made["id"].as_str().unwrap();
-    let other = host.host.keys().create_account("Other".to_owned(), None, None);
+    let other = host.host.keys().create_account(by_operator(), account_named("Other"));
     for (key, secret) in host.block_on(other).unwrap().1 {
         if key.kind == "secret" {
             let request = format!("GET /v1/customers/{id}");
@@ -91,7 +91,7 @@ fn every_answer_names_its_request() {
         check(&host, "GET /", &secret, "404"),
     ];
     host.finish();
-    let log = host.log(10);
+    let log = host.logged(10);
     assert_eq!(log.len(), answers.len());
     for answer in answers {
         let id = &answer.headers["request-id"];

@@ -6,12 +6,12 @@ use std::{sync::Arc, thread, time::Instant};
 use wardkey::{
     audit::AuditKey,
     cache::Cache,
-    keys::CreateKey,
+    keys::{CreateAccount, CreateKey},
     secret::Secret,
     storage::{Change, Mode},
 };
 
-use super::{Options, Ward, bearer, failing_storage};
+use super::{Options, Ward, bearer, common::by_operator, failing_storage};
 use failing_storage::{Health, Switch};
 
 fn start() -> (Ward, Switch) {
@@ -107,15 +107,18 @@ fn an_account_that_left_while_it_was_read_is_not_remembered_as_a_member() {
     let (ward, switch) = start();
     let host = &ward.host;
     let keys = host.host.keys();
-    let organization = host.block_on(keys.create_organization("Org".to_owned())).unwrap().id;
+    let organization = host.make_organization();
     let (_, secret) = host.key_with(CreateKey {
         account: Some(organization.clone()),
         kind: "organization".to_owned(),
         permissions: vec!["charge_read".to_owned()],
         ..CreateKey::default()
     });
-    let made = keys.create_account("Member".to_owned(), Some(organization.clone()), None);
-    let member = host.block_on(made).unwrap().0.id;
+    let member = host.make_account(CreateAccount {
+        name: "Member".to_owned(),
+        organization: Some(organization.clone()),
+        platform: None,
+    });
     let auth = bearer(&secret);
     let headers =
         [("Authorization", &*auth), ("Stripe-Version", "1"), ("Stripe-Context", &*member)];
@@ -127,11 +130,12 @@ fn an_account_that_left_while_it_was_read_is_not_remembered_as_a_member() {
         // Began before the change: either answer is right for it.
         scope.spawn(|| host.call_with("GET", "/v1/charges", &headers, ""));
         host.block_on(switch.held());
-        host.block_on(keys.set_organization(&member, None)).unwrap();
+        host.block_on(keys.set_organization(by_operator(), &member, None)).unwrap();
         switch.release();
     });
     ward.check("GET /v1/charges", &headers, "403 account_invalid");
-    host.block_on(keys.set_organization(&member, Some(&organization))).unwrap();
+    let joined = keys.set_organization(by_operator(), &member, Some(&organization));
+    host.block_on(joined).unwrap();
     ward.check("GET /v1/charges", &headers, "200");
 }
 

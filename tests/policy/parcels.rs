@@ -16,7 +16,7 @@ use wardkey_policy::contract::{Key, Request};
 
 use crate::{
     both::{component, lifecycle::default_keys},
-    common::{Options, TestHost, engine},
+    common::{Options, TestHost, by_operator, engine},
     rows::*,
 };
 
@@ -205,7 +205,7 @@ fn a_host_guards_the_other_api() {
         ..Default::default()
     };
     let keys = host.host.keys();
-    let made = host.block_on(keys.create(&host::lifecycle::Caller::Operator, wanted));
+    let made = host.block_on(keys.create(by_operator(), wanted));
     assert!(made.unwrap_err().to_string().contains("charge_read"));
 }
 
