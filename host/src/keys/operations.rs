@@ -68,6 +68,8 @@ pub struct CreateKey {
 
 /// A key whose secret was made elsewhere, as it comes over HTTP.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+// Said here too: what is flattened into it leaves the rest to it.
+#[serde(deny_unknown_fields)]
 pub struct ImportKey {
     /// SHA-256 of the whole secret, in lower-case hexadecimal.
     pub digest: String,
@@ -718,15 +720,13 @@ fn check_revision(ask: &Ask, key: &KeyRecord) -> Result<(), ApiError> {
 /// Tells whether this is a secret as it may be shown: printable, with a gap that
 /// hides nearly all of it.
 fn is_redacted(text: &str) -> bool {
-    let start = text.split('*').next().unwrap_or_default();
-    let end = text.rsplit('*').next().unwrap_or_default();
+    let (Some(first), Some(last)) = (text.find('*'), text.rfind('*')) else { return false };
+    let (start, stars, end) = (&text[..first], &text[first..=last], &text[last + 1..]);
     let word =
         |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    let stars = text.len() - start.len() - end.len();
     text.len() <= 64
-        && text.contains('*')
-        && stars >= 4
-        && text[start.len()..text.len() - end.len()].bytes().all(|byte| byte == b'*')
+        && stars.len() >= 4
+        && stars.bytes().all(|byte| byte == b'*')
         && start.len() <= 32
         && end.len() <= 4
         && word(start)
