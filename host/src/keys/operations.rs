@@ -184,6 +184,7 @@ impl Keys {
                 format!("create a {mode} {} key named '{}'", plan.kind, plan.name)
             })
             .await?;
+            let _sealing = self.sealing.read().await;
             let (key, secret) = self.carry_out(plan, now)?;
             self.store_new(ask, "api_key.created", key, Some(secret)).await
         })
@@ -437,6 +438,7 @@ impl Keys {
             for _ in 0..MAX_TRIES {
                 let current = self.find(ask, id).await?;
                 check_revision(ask, &current)?;
+                let _sealing = self.sealing.read().await;
                 let planned = match plan(&current, self.clock.now()) {
                     Ok(planned) => planned,
                     Err(NoPlan::Denied(denial)) => return Err(denial.into()),

@@ -46,6 +46,7 @@ impl Keys {
         let account =
             AccountRecord { id: mint_id("acct_"), name, organization, platform, created_at: now };
         let plans = self.policy.default_keys(&account.id, now)?;
+        let _sealing = self.sealing.read().await;
         let made: Vec<(KeyRecord, Secret)> =
             plans.into_iter().map(|plan| self.carry_out(plan, now)).collect::<Result<_, _>>()?;
         let keys: Vec<KeyRecord> = made.iter().map(|(key, _)| key.clone()).collect();

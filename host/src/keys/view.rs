@@ -163,8 +163,13 @@ impl KeyView {
             limited_access: status.limited_access,
             actions: status.actions.split_whitespace().map(str::to_owned).collect(),
             last_used: last_use.map(|last_use| timestamp(last_use.at)),
-            last_used_source: last_use.map(|last_use| last_use.source),
-            last_used_endpoint: last_use.map(|last_use| last_use.endpoint.clone()),
+            // A use from before these were noted has neither.
+            last_used_source: last_use
+                .map(|last_use| last_use.source)
+                .filter(|ip| !ip.is_unspecified()),
+            last_used_endpoint: last_use
+                .map(|last_use| last_use.endpoint.clone())
+                .filter(|text| !text.is_empty()),
             publishable_key,
             secret_key,
         }
