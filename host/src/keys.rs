@@ -44,7 +44,7 @@ pub use self::{
     ask::{Actor, Ask, Idempotency},
     operations::{CreateKey, Done, ImportKey, RotateKey, ScheduleRotation, UpdateKey},
     owners::CreateAccount,
-    view::KeyView,
+    view::{AccountView, KeyView, OrganizationView},
 };
 
 /// How many objects a list may hold.

@@ -99,6 +99,7 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/v2/iam/api_keys", Callers::Keys, || get(keys::list)),
     route("POST", "/v2/iam/api_keys", Callers::Keys, || post(keys::create)),
     route("POST", "/v2/iam/api_keys/import", Callers::Operator, || post(keys::import)),
+    route("GET", "/v2/iam/api_keys/self", Callers::Keys, || get(keys::show_self)),
     route("GET", "/v2/iam/api_keys/{id}", Callers::Keys, || get(keys::show)),
     route("POST", "/v2/iam/api_keys/{id}", Callers::Keys, || post(keys::update)),
     route("POST", "/v2/iam/api_keys/{id}/expire", Callers::Keys, || post(keys::expire)),

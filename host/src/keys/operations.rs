@@ -214,6 +214,10 @@ impl Keys {
                      last four characters: 64 characters in all",
                 ));
             }
+            if let Some(there) = self.storage.find_key_by_digest(digest).await? {
+                let id = there.id;
+                return Err(ApiError::Conflict(format!("the key '{id}' has this secret already")));
+            }
             let start = redacted.split('*').next().unwrap_or_default();
             let prefix = prefix_of(start, self.brand.as_ref());
             let owner = self.owner_for(ask, wanted.key.account.clone()).await?;
@@ -512,19 +516,28 @@ impl Keys {
         key: &KeyRecord,
         showed_secret: bool,
     ) -> Result<Option<KeptReply>, ApiError> {
-        let Some(idempotency) = &ask.idempotency else { return Ok(None) };
+        if ask.idempotency.is_none() {
+            return Ok(None);
+        }
         let mut body = json!(self.view(key, None)?);
         if showed_secret {
             body["secret_shown"] = Value::Bool(true);
         }
-        Ok(Some(KeptReply {
+        Ok(self.kept(ask, status, body))
+    }
+
+    /// Returns an answer, which holds no secret, as it is kept for a repeated
+    /// request.
+    pub(super) fn kept(&self, ask: &Ask, status: u16, body: Value) -> Option<KeptReply> {
+        let idempotency = ask.idempotency.as_ref()?;
+        Some(KeptReply {
             caller: ask.actor.name().to_owned(),
             idempotency_key: idempotency.key.clone(),
             request_digest: idempotency.request_digest,
             at: self.clock.now(),
             status,
             body: body.to_string(),
-        }))
+        })
     }
 
     /// Stores a change, and makes the caches forget what it changed.
