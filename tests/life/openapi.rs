@@ -558,6 +558,7 @@ fn every_parameter_of_a_query_is_taken_and_anything_else_is_refused() {
                 ("account", _) => host.account.clone(),
                 ("key", _) => key.id.clone(),
                 ("starting_after", _) if is_keys => key.id.clone(),
+                ("starting_after", _) if id == "listAccounts" => host.account.clone(),
                 (_, schema) if schema["format"] == "date-time" => "2030-01-01T00:00:00Z".to_owned(),
                 (_, schema) if schema["type"] == "integer" => "7".to_owned(),
                 (_, schema) if schema["type"] == "boolean" => "true".to_owned(),
