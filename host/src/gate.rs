@@ -4,7 +4,7 @@
 //! `Gate::answer` reads as the life of a request. What it hands to the
 //! backend is a `Permit`, and there is no other way to get one.
 
-use std::{borrow::Cow, mem, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, io::Write as _, mem, net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -20,7 +20,7 @@ use crate::{
     cache::Cache,
     client_address::client_address,
     clock::Clock,
-    credential::{PresentedSecret, presented_secret},
+    credential::{authorization, secret_in},
     decide::{Decided, Decider},
     engine::contract::{Decision, Grant, Request as Question},
     error::{AnsweredCode, ApiError},
@@ -58,6 +58,9 @@ const MAX_LOGGED_PATH_BYTES: usize = 200;
 /// The longest value of a header that the policy is told, in bytes. The longest
 /// context has four ids of thirty.
 pub(crate) const MAX_HEADER_BYTES: usize = 256;
+
+/// The longest address as text, `ffff:…:255.255.255.255`, in bytes.
+const MAX_ADDRESS_BYTES: usize = 45;
 
 /// What is logged as the status where the client went away before there was an
 /// answer. No such status is ever sent; nginx writes the same.
@@ -247,7 +250,9 @@ impl Gate {
             let method = entry.entry.method.clone();
             return Err(ApiError::NoRoute { method, path: path.to_owned() });
         }
-        let secret = presented_secret(request.headers())?.map(PresentedSecret::into_owned);
+        // Shared and not copied: the headers are cleaned before it was read.
+        let authorization = authorization(request.headers())?.cloned();
+        let secret = authorization.as_ref().map(secret_in).transpose()?.flatten();
         let brand = self.config.brand.as_ref();
         let presented = secret.as_deref().map(|text| Presented::parse(text, brand));
         let digest = match &presented {
@@ -280,11 +285,11 @@ impl Gate {
         log.policy = Some(policy.digest());
         log.decision_us = took_us;
         let (permit, endpoint) = match answer {
-            Decision::Allow(grant) => {
+            Decision::Allow(mut grant) => {
                 entry.outcome = Outcome::Allowed;
                 log.key_id = Some(grant.key.clone());
                 log.account = Some(grant.account.clone());
-                let endpoint = grant.endpoint.clone();
+                let endpoint = grant.endpoint.take();
                 (Ok(Permit { grant, digest }), endpoint)
             }
             Decision::Deny(mut denial) => {
@@ -390,22 +395,27 @@ fn needs_client_secret(grant: &Grant) -> bool {
 fn identified(mut request: Request<Body>, grant: &Grant, entry: &LogEntry) -> Request<Body> {
     let host = request.headers().get(header::HOST).cloned();
     let headers = request.headers_mut();
-    let mut add = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
+    headers.insert(WARDKEY_MODE, HeaderValue::from_static(Mode::from(grant.mode).as_str()));
+    let mut add = |name: HeaderName, value: &[u8]| {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
             headers.insert(name, value);
         }
     };
-    add(WARDKEY_KEY, &grant.key);
-    add(WARDKEY_ACCOUNT, &grant.account);
-    add(WARDKEY_MODE, Mode::from(grant.mode).as_str());
-    add(WARDKEY_PERMISSIONS, &grant.permissions);
+    add(WARDKEY_KEY, grant.key.as_bytes());
+    add(WARDKEY_ACCOUNT, grant.account.as_bytes());
+    add(WARDKEY_PERMISSIONS, grant.permissions.as_bytes());
     for (name, value) in &grant.attributes {
         if let Ok(name) = HeaderName::try_from(format!("wardkey-{name}")) {
-            add(name, value);
+            add(name, value.as_bytes());
         }
     }
-    add(FORWARDED_FOR, &entry.source.to_string());
-    add(REQUEST_ID, &entry.request_id);
+    let mut source = [0; MAX_ADDRESS_BYTES];
+    let mut rest = source.as_mut_slice();
+    // It fits.
+    let _ = write!(rest, "{}", entry.source);
+    let left = rest.len();
+    add(FORWARDED_FOR, &source[..MAX_ADDRESS_BYTES - left]);
+    add(REQUEST_ID, entry.request_id.as_bytes());
     if let Some(host) = host {
         headers.insert(FORWARDED_HOST, host);
     }
