@@ -425,7 +425,9 @@ async fn first_key(host: &Host) -> Result<Option<KeyRecord>> {
 /// output of a service ends in a log.
 async fn shown(args: &ServeArgs, host: &Host, key: &KeyRecord) -> Result<String> {
     if std::io::stdout().is_terminal() {
-        let revealed = host.keys().reveal(&Ask::by(Actor::Platform), &key.id).await?;
+        // Whoever looks on is who started it: the host by itself shows nobody a
+        // secret.
+        let revealed = host.keys().reveal(&Ask::by(Actor::Operator), &key.id).await?;
         return Ok(revealed.secret.map(|secret| secret.expose().to_owned()).unwrap_or_default());
     }
     let program = std::env::current_exe().unwrap_or_else(|_| "wardkey".into());
