@@ -8,8 +8,10 @@
 mod common;
 
 mod admin;
+mod codes;
 mod flags;
 mod keys;
+mod life;
 mod program;
 mod rules;
 mod start;

@@ -145,6 +145,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         Some(file) => InternalAccess::Token(read_token(file)?),
         None => InternalAccess::Loopback,
     };
+    let delivery = args.verification.delivery()?;
     let (data_dir, is_new) = open_data_dir(&args).await?;
     let data_dir = Arc::new(data_dir);
     let gate = GateConfig {
@@ -154,9 +155,14 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         allow_unlisted: args.allow_unlisted,
         max_failed_auth_per_minute: args.max_failed_auth_per_minute,
     };
-    let api = args.upstream.clone().map_or(Api::Simulated, Api::Upstream);
-    let delivery = args.verification.delivery()?;
-    let host = start_host(&data_dir, args.policy.as_deref(), gate, api, delivery).await?;
+    let settings = Settings {
+        policy: args.policy.as_deref(),
+        gate,
+        api: args.upstream.clone().map_or(Api::Simulated, Api::Upstream),
+        log_retention_days: None,
+        delivery,
+    };
+    let host = start_host(&data_dir, settings).await?;
     host.keys().verifier.announce();
     if is_new || host.storage.list_accounts(None, 1).await?.is_empty() {
         let first = CreateAccount { name: FIRST_ACCOUNT.to_owned(), ..CreateAccount::default() };
@@ -185,13 +191,13 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         host.admin_router(AdminAccess::Socket(Arc::clone(&data_dir))),
         stopped,
     ));
+    host.start_worker();
     let told = welcome(&args, &host, &data_dir, address, admin_at, internal_at, is_new).await;
     if let Err(err) = told {
         // It serves all the same.
         tracing::warn!("the welcome was not printed: {err:#}");
     }
 
-    host.start_worker();
     signals.wait().await;
     tracing::info!("stopping: requests that run are finished, and the log is written");
     let _ = stop.send(true);
@@ -268,14 +274,23 @@ pub(super) fn open_when_free(path: &Path) -> Result<DataDir, DataDirError> {
     }
 }
 
+/// How a host over a data directory is to be.
+pub(super) struct Settings<'a> {
+    /// `None`: the standard policy.
+    pub(super) policy: Option<&'a Path>,
+    pub(super) gate: GateConfig,
+    pub(super) api: Api,
+    pub(super) log_retention_days: Option<u32>,
+    /// How verification codes reach people.
+    pub(super) delivery: Delivery,
+}
+
 /// Puts a host together over a data directory.
 pub(super) async fn start_host(
     data_dir: &Arc<DataDir>,
-    policy: Option<&Path>,
-    gate: GateConfig,
-    api: Api,
-    delivery: Delivery,
+    settings: Settings<'_>,
 ) -> Result<Arc<Host>> {
+    let Settings { policy, gate, api, log_retention_days, delivery } = settings;
     let bytes = match policy {
         Some(path) => {
             let name = || format!("reading the policy `{}`", path.display());
@@ -309,7 +324,7 @@ pub(super) async fn start_host(
         audit_key,
         verifier: Verifier::new(delivery, clock.clone()),
         clock,
-        log_retention_days: None,
+        log_retention_days,
         gate,
         api,
     })
@@ -439,7 +454,7 @@ async fn shown(args: &ServeArgs, host: &Host, key: &KeyRecord) -> Result<String>
     ))
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
