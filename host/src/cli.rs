@@ -10,8 +10,10 @@ use clap::{Args, Parser, Subcommand};
 
 use self::operator::Refused;
 
+mod audit;
 mod duration;
 mod keys;
+mod logs;
 mod operator;
 mod person;
 mod print;
@@ -71,6 +73,16 @@ enum Command {
     Permissions {
         #[command(subcommand)]
         command: rules::PermissionsCommand,
+    },
+    /// Says what keys were used for.
+    Logs {
+        #[command(subcommand)]
+        command: logs::LogsCommand,
+    },
+    /// Says what was done with keys, by whom, and whether that is all of it.
+    Audit {
+        #[command(subcommand)]
+        command: audit::AuditCommand,
     },
 }
 
@@ -146,6 +158,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Some(Command::Keys { command }) => keys::run(command).await,
         Some(Command::Verify(args)) => rules::verify(args).await,
         Some(Command::Permissions { command }) => rules::permissions(command).await,
+        Some(Command::Logs { command }) => logs::run(command).await,
+        Some(Command::Audit { command }) => audit::run(command).await,
     }
 }
 

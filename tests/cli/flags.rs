@@ -22,6 +22,7 @@ const SERVE_FLAGS: &[(&str, &str)] = &[
     ("--allow-unlisted", "WARDKEY_ALLOW_UNLISTED"),
     ("--max-failed-auth-per-minute", "WARDKEY_MAX_FAILED_AUTH_PER_MINUTE"),
     ("--brand", "WARDKEY_BRAND"),
+    ("--log-retention-days", "WARDKEY_LOG_RETENTION_DAYS"),
     ("--verification", "WARDKEY_VERIFICATION"),
     ("--verification-to", "WARDKEY_VERIFICATION_TO"),
     ("--smtp-url", "WARDKEY_SMTP_URL"),
@@ -51,7 +52,7 @@ fn help_mentions_every_flag() {
     let import = [codes, &["--secret-file", "--digest", "--redacted"]].concat();
     let serve: Vec<&str> =
         SERVE_FLAGS.iter().flat_map(|&(flag, variable)| [flag, variable]).collect();
-    let nouns = ["serve", "keys", "verify", "permissions"];
+    let nouns = ["serve", "keys", "verify", "permissions", "logs", "audit"];
     let nouns = [&nouns[..], &[]].concat();
     let verbs = ["list", "show", "create", "import", "update", "expire", "rotate", "reveal"];
     let verbs = [&verbs[..], &["schedule-rotation", "cancel-rotation", "restore"]].concat();
@@ -87,6 +88,26 @@ fn help_mentions_every_flag() {
         (&["permissions"], vec!["for", "list"]),
         (&["permissions", "for"], with(&[])),
         (&["permissions", "list"], with(&[])),
+        (&["logs"], vec!["list"]),
+        (
+            &["logs", "list"],
+            with(&[
+                "--key",
+                "--account",
+                "--live",
+                "--test",
+                "--from",
+                "--until",
+                "--status",
+                "--code",
+                "--endpoint",
+                "--limit",
+            ]),
+        ),
+        (&["audit"], vec!["list", "head", "verify"]),
+        (&["audit", "list"], with(&["--target", "--actor", "--limit"])),
+        (&["audit", "head"], with(&[])),
+        (&["audit", "verify"], with(&["--head"])),
     ] {
         let ended = folder.run(&[args, &["--help"]].concat());
         assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{args:?}");
@@ -133,6 +154,8 @@ fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
         (&["keys", "expire"], "<ID>"),
         (&["keys", "import", "--name", "a"], "--secret-file"),
         (&["keys", "rotate", "key_1", "--expire-in", "soon"], "--expire-in"),
+        (&["logs", "list", "--limit", "all"], "--limit"),
+        (&["audit", "verify", "--head", "newest"], "--head"),
         (&["permissions", "for"], "<REQUESTS>"),
         (&["--init", "keys", "list"], "keys"),
     ] {

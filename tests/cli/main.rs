@@ -13,6 +13,7 @@ mod flags;
 mod keys;
 mod life;
 mod program;
+mod records;
 mod rules;
 mod start;
 mod stop;

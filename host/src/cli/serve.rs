@@ -125,6 +125,15 @@ pub(super) struct ServeArgs {
     /// scans for leaked keys can tell yours from others'.
     #[arg(long, env = "WARDKEY_BRAND", value_name = "WORD")]
     brand: Option<Brand>,
+    /// For how many days the request log is kept [default: until it is full, at
+    /// a million requests].
+    #[arg(
+        long,
+        env = "WARDKEY_LOG_RETENTION_DAYS",
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    log_retention_days: Option<u32>,
     #[command(flatten)]
     verification: VerificationConfig,
     #[arg(skip)]
@@ -159,7 +168,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         policy: args.policy.as_deref(),
         gate,
         api: args.upstream.clone().map_or(Api::Simulated, Api::Upstream),
-        log_retention_days: None,
+        log_retention_days: args.log_retention_days,
         delivery,
     };
     let host = start_host(&data_dir, settings).await?;
