@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::operator::Refused;
 
+mod accounts;
 mod audit;
 mod duration;
 mod keys;
@@ -83,6 +84,16 @@ enum Command {
     Audit {
         #[command(subcommand)]
         command: audit::AuditCommand,
+    },
+    /// Makes and shows accounts.
+    Accounts {
+        #[command(subcommand)]
+        command: accounts::AccountsCommand,
+    },
+    /// Makes organizations.
+    Organizations {
+        #[command(subcommand)]
+        command: accounts::OrganizationsCommand,
     },
 }
 
@@ -160,6 +171,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Some(Command::Permissions { command }) => rules::permissions(command).await,
         Some(Command::Logs { command }) => logs::run(command).await,
         Some(Command::Audit { command }) => audit::run(command).await,
+        Some(Command::Accounts { command }) => accounts::run(command).await,
+        Some(Command::Organizations { command }) => accounts::run_organizations(command).await,
     }
 }
 

@@ -52,8 +52,8 @@ fn help_mentions_every_flag() {
     let import = [codes, &["--secret-file", "--digest", "--redacted"]].concat();
     let serve: Vec<&str> =
         SERVE_FLAGS.iter().flat_map(|&(flag, variable)| [flag, variable]).collect();
-    let nouns = ["serve", "keys", "verify", "permissions", "logs", "audit"];
-    let nouns = [&nouns[..], &[]].concat();
+    let nouns = ["serve", "keys", "verify", "permissions", "logs", "audit", "accounts"];
+    let nouns = [&nouns[..], &["organizations"]].concat();
     let verbs = ["list", "show", "create", "import", "update", "expire", "rotate", "reveal"];
     let verbs = [&verbs[..], &["schedule-rotation", "cancel-rotation", "restore"]].concat();
     for (args, flags) in [
@@ -108,6 +108,13 @@ fn help_mentions_every_flag() {
         (&["audit", "list"], with(&["--target", "--actor", "--limit"])),
         (&["audit", "head"], with(&[])),
         (&["audit", "verify"], with(&["--head"])),
+        (&["accounts"], vec!["list", "create", "show", "update"]),
+        (&["accounts", "list"], with(&[])),
+        (&["accounts", "create"], with(&["--name", "--organization", "--platform"])),
+        (&["accounts", "show"], with(&[])),
+        (&["accounts", "update"], with(&["--organization", "--no-organization"])),
+        (&["organizations"], vec!["create"]),
+        (&["organizations", "create"], with(&["--name"])),
     ] {
         let ended = folder.run(&[args, &["--help"]].concat());
         assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{args:?}");
@@ -156,6 +163,7 @@ fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
         (&["keys", "rotate", "key_1", "--expire-in", "soon"], "--expire-in"),
         (&["logs", "list", "--limit", "all"], "--limit"),
         (&["audit", "verify", "--head", "newest"], "--head"),
+        (&["accounts", "update", "acct_1"], "--organization"),
         (&["permissions", "for"], "<REQUESTS>"),
         (&["--init", "keys", "list"], "keys"),
     ] {

@@ -12,6 +12,7 @@ mod codes;
 mod flags;
 mod keys;
 mod life;
+mod owners;
 mod program;
 mod records;
 mod rules;
