@@ -141,6 +141,30 @@ fn the_readme_of_the_host_lists_every_route() {
 }
 
 #[test]
+fn the_readme_of_the_host_lists_every_command() {
+    let help = |args: &[&str]| {
+        let help = Command::new(env!("CARGO_BIN_EXE_wardkey")).args(args).arg("--help").output();
+        let help = String::from_utf8(help.unwrap().stdout).unwrap();
+        let commands = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+        let commands = commands.split("\n\n").next().unwrap_or_default();
+        // Their descriptions go on further to the right.
+        let lines = commands.lines().filter_map(|line| line.strip_prefix("  "));
+        let words = lines.filter_map(|line| line.split(' ').next());
+        words.filter(|word| !["", "help"].contains(word)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let readme = read("host/README.md");
+    let table = readme.split("## Commands").nth(1).unwrap().split("\n## ").next().unwrap();
+    let nouns = help(&[]);
+    assert!(nouns.len() >= 10, "only {nouns:?} were found");
+    for noun in nouns {
+        assert!(table.contains(&format!("`wardkey {noun}")), "{noun}");
+        for verb in help(&[&noun]) {
+            assert!(table.contains(&format!("`wardkey {noun} {verb}")), "{noun} {verb}");
+        }
+    }
+}
+
+#[test]
 fn the_readme_of_the_host_lists_every_flag_and_variable() {
     let help = Command::new(env!("CARGO_BIN_EXE_wardkey")).args(["serve", "--help"]).output();
     let help = String::from_utf8(help.unwrap().stdout).unwrap();

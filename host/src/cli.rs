@@ -12,7 +12,9 @@ use self::operator::Refused;
 
 mod accounts;
 mod audit;
+mod backup;
 mod duration;
+mod encryption_key;
 mod keys;
 mod logs;
 mod operator;
@@ -95,6 +97,13 @@ enum Command {
         #[command(subcommand)]
         command: accounts::OrganizationsCommand,
     },
+    /// Copies the database, also while the host runs.
+    Backup(backup::BackupArgs),
+    /// Replaces the key that kept secrets are sealed under.
+    KeyEncryptionKey {
+        #[command(subcommand)]
+        command: encryption_key::EncryptionKeyCommand,
+    },
 }
 
 /// Flags of every command that asks a host.
@@ -173,6 +182,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Some(Command::Audit { command }) => audit::run(command).await,
         Some(Command::Accounts { command }) => accounts::run(command).await,
         Some(Command::Organizations { command }) => accounts::run_organizations(command).await,
+        Some(Command::Backup(args)) => backup::run(args).await,
+        Some(Command::KeyEncryptionKey { command }) => encryption_key::run(command).await,
     }
 }
 

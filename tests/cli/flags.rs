@@ -23,6 +23,7 @@ const SERVE_FLAGS: &[(&str, &str)] = &[
     ("--max-failed-auth-per-minute", "WARDKEY_MAX_FAILED_AUTH_PER_MINUTE"),
     ("--brand", "WARDKEY_BRAND"),
     ("--log-retention-days", "WARDKEY_LOG_RETENTION_DAYS"),
+    ("--accept-backup", "WARDKEY_ACCEPT_BACKUP"),
     ("--verification", "WARDKEY_VERIFICATION"),
     ("--verification-to", "WARDKEY_VERIFICATION_TO"),
     ("--smtp-url", "WARDKEY_SMTP_URL"),
@@ -53,7 +54,7 @@ fn help_mentions_every_flag() {
     let serve: Vec<&str> =
         SERVE_FLAGS.iter().flat_map(|&(flag, variable)| [flag, variable]).collect();
     let nouns = ["serve", "keys", "verify", "permissions", "logs", "audit", "accounts"];
-    let nouns = [&nouns[..], &["organizations"]].concat();
+    let nouns = [&nouns[..], &["organizations", "backup", "key-encryption-key"]].concat();
     let verbs = ["list", "show", "create", "import", "update", "expire", "rotate", "reveal"];
     let verbs = [&verbs[..], &["schedule-rotation", "cancel-rotation", "restore"]].concat();
     for (args, flags) in [
@@ -115,6 +116,9 @@ fn help_mentions_every_flag() {
         (&["accounts", "update"], with(&["--organization", "--no-organization"])),
         (&["organizations"], vec!["create"]),
         (&["organizations", "create"], with(&["--name"])),
+        (&["backup"], with(&["--to"])),
+        (&["key-encryption-key"], vec!["replace"]),
+        (&["key-encryption-key", "replace"], with(&["--yes"])),
     ] {
         let ended = folder.run(&[args, &["--help"]].concat());
         assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{args:?}");
@@ -164,6 +168,7 @@ fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
         (&["logs", "list", "--limit", "all"], "--limit"),
         (&["audit", "verify", "--head", "newest"], "--head"),
         (&["accounts", "update", "acct_1"], "--organization"),
+        (&["backup"], "--to"),
         (&["permissions", "for"], "<REQUESTS>"),
         (&["--init", "keys", "list"], "keys"),
     ] {

@@ -8,6 +8,7 @@
 mod common;
 
 mod admin;
+mod backup;
 mod codes;
 mod flags;
 mod keys;

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
+use serde_json::json;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{Signal, SignalKind, signal},
@@ -29,7 +30,7 @@ use crate::{
     engine::Engine,
     gate::{DEFAULT_FAILED_AUTH_PER_MINUTE, DEFAULT_PREFIX, GateConfig, SELF_PATH},
     host::{Api, Host, Parts},
-    keys::{Actor, Ask, CreateAccount},
+    keys::{Actor, Ask, CreateAccount, timestamp},
     secret::{Brand, Digest},
     server,
     storage::{AuditFilter, KeyFilter, KeyRecord, Mode, SqliteStorage, Storage as _},
@@ -134,6 +135,10 @@ pub(super) struct ServeArgs {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     log_retention_days: Option<u32>,
+    /// Starts on a data directory that began as a copy: once, as somebody has
+    /// looked which keys were ended since the copy was made, and are good again.
+    #[arg(long, env = "WARDKEY_ACCEPT_BACKUP", value_parser = BoolishValueParser::new())]
+    accept_backup: bool,
     #[command(flatten)]
     verification: VerificationConfig,
     #[arg(skip)]
@@ -173,6 +178,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     };
     let host = start_host(&data_dir, settings).await?;
     host.keys().verifier.announce();
+    check_backup(&args, &host).await?;
     if is_new || host.storage.list_accounts(None, 1).await?.is_empty() {
         let first = CreateAccount { name: FIRST_ACCOUNT.to_owned(), ..CreateAccount::default() };
         host.keys().create_account(&Ask::by(Actor::Platform), first).await?;
@@ -279,6 +285,60 @@ pub(super) fn open_when_free(path: &Path) -> Result<DataDir, DataDirError> {
                 std::thread::sleep(LOCK_PAUSE);
             }
             opened => return opened,
+        }
+    }
+}
+
+/// Refuses a data directory that began as a copy, until somebody says that they
+/// know: what was ended since is not ended in the copy.
+async fn check_backup(args: &ServeArgs, host: &Host) -> Result<()> {
+    let made_at = host.storage.backup_made_at().await?.map(timestamp);
+    match (made_at, args.accept_backup) {
+        (None, false) => Ok(()),
+        (None, true) => {
+            tracing::warn!(
+                "--accept-backup is set, and there is nothing to accept: take it away, or the next \
+                 copy is accepted unseen"
+            );
+            Ok(())
+        }
+        (Some(made_at), false) => bail!(
+            "this data directory began as a copy that was made at {made_at}. What was done after \
+             that is not in it: keys that were ended since are good again, and keys that were made \
+             since are unknown. `wardkey keys list` and `wardkey audit list` show what is in it, \
+             and `wardkey keys expire` ends what must not come back. Then start once with \
+             --accept-backup"
+        ),
+        (Some(made_at), true) => {
+            let active = count_active_keys(host).await?;
+            let ask = Ask::by(Actor::Operator);
+            let accepted = json!({ "made_at": made_at, "active_keys": active });
+            host.keys.note(&ask, "host.backup_accepted", accepted).await?;
+            host.storage.accept_backup().await?;
+            tracing::warn!(
+                "A COPY WAS ACCEPTED, which was made at {made_at}: {active} keys are active as they \
+                 were then, also those that were ended since"
+            );
+            Ok(())
+        }
+    }
+}
+
+async fn count_active_keys(host: &Host) -> Result<usize> {
+    let mut filter = KeyFilter {
+        not_ended_at: Some(host.clock.now()),
+        limit: crate::keys::MAX_LIST,
+        ..KeyFilter::default()
+    };
+    let mut count = 0;
+    loop {
+        let page = host.storage.list_keys(filter.clone()).await?;
+        count += page.len();
+        match page.last() {
+            Some(last) if page.len() == filter.limit => {
+                filter.starting_after = Some(last.id.clone());
+            }
+            _ => return Ok(count),
         }
     }
 }
