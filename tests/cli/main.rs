@@ -8,9 +8,14 @@
 mod common;
 
 mod admin;
+mod backup;
+mod codes;
 mod flags;
 mod keys;
+mod life;
+mod owners;
 mod program;
+mod records;
 mod rules;
 mod start;
 mod stop;

@@ -10,6 +10,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Extension, Request, State},
+    handler::Handler as _,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -161,10 +162,10 @@ pub fn router(host: Arc<Host>, access: AdminAccess) -> Router {
         return routes.merge(internal::routes(host));
     }
     let doorman = Doorman { host, access, callers: Callers::Operator };
-    let nowhere = Router::new()
-        .fallback(internal::no_route)
-        .layer(middleware::from_fn_with_state(doorman, admit));
-    routes.fallback_service(nowhere.clone()).method_not_allowed_fallback(internal::no_route)
+    // Neither which paths there are nor with which methods is a stranger's to
+    // find out.
+    let nowhere = internal::no_route.layer(middleware::from_fn_with_state(doorman, admit));
+    routes.fallback(nowhere.clone()).method_not_allowed_fallback(nowhere)
 }
 
 /// Who stands before a route.
