@@ -10,6 +10,7 @@ mod common;
 mod admin;
 mod flags;
 mod keys;
+#[path = "../common/program.rs"]
 mod program;
 mod rules;
 mod start;
