@@ -14,6 +14,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -65,6 +66,8 @@ pub struct Options {
     pub delivery: Delivery,
     /// Puts something between the host and its storage.
     pub wrap: Wrap,
+    /// Where its data directory is made. `None`: where temporary files are.
+    pub folder: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -76,6 +79,7 @@ impl Default for Options {
             gate: GateConfig { max_failed_auth_per_minute: 1_000_000, ..GateConfig::default() },
             delivery: Delivery::None,
             wrap: Box::new(|storage| storage),
+            folder: None,
         }
     }
 }
@@ -117,7 +121,7 @@ impl TestHost {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(options.folder.unwrap_or_else(std::env::temp_dir)).unwrap();
         let data_dir = Arc::new(DataDir::create(dir.path()).unwrap());
         let operator = fs::read_to_string(data_dir.operator_file()).unwrap().trim().to_owned();
         let storage: Arc<dyn Storage> =
