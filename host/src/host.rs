@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use ipnet::IpNet;
+use tokio::sync::RwLock;
 
 use crate::{
     active_policy::ActivePolicy,
@@ -125,6 +126,7 @@ impl Host {
             cache: Arc::clone(&cache),
             policy: Arc::clone(&policy),
             vault,
+            sealing: RwLock::default(),
             audit_key: Arc::new(audit_key),
             verifier,
             clock: clock.clone(),

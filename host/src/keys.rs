@@ -16,6 +16,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::RwLock;
+
 use crate::{
     active_policy::ActivePolicy,
     audit::AuditKey,
@@ -42,7 +44,7 @@ pub use self::{
     ask::{Actor, Ask, Idempotency},
     operations::{CreateKey, Done, ImportKey, RotateKey, ScheduleRotation, UpdateKey},
     owners::CreateAccount,
-    view::KeyView,
+    view::{AccountView, KeyView, OrganizationView},
 };
 
 /// How many objects a list may hold.
@@ -61,6 +63,9 @@ pub struct Keys {
     pub policy: Arc<ActivePolicy>,
     /// Seals the secrets that may be revealed.
     pub vault: Vault,
+    /// Held for reading from when a secret is sealed until it is stored, so that
+    /// a replacement of the key-encryption key can wait for what is under way.
+    pub sealing: RwLock<()>,
     /// Seals the audit log.
     pub audit_key: Arc<AuditKey>,
     /// Has people confirm what is dangerous.

@@ -162,7 +162,7 @@ pub struct RotationSchedule {
 }
 
 /// An account: it owns keys and objects.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountRecord {
     /// `acct_…`.
     pub id: String,
@@ -177,7 +177,7 @@ pub struct AccountRecord {
 }
 
 /// An organization: it owns organization keys, and has accounts as members.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrganizationRecord {
     /// `org_…`.
     pub id: String,
@@ -503,8 +503,12 @@ pub trait Storage: Send + Sync + 'static {
     /// Returns the accounts of these ids, in the order asked.
     async fn find_accounts(&self, ids: Vec<String>) -> StorageResult<Vec<Option<AccountRecord>>>;
 
-    /// Returns all accounts, oldest first, at most `limit`.
-    async fn list_accounts(&self, limit: usize) -> StorageResult<Vec<AccountRecord>>;
+    /// Returns accounts, oldest first, at most `limit`; those behind `after`.
+    async fn list_accounts(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> StorageResult<Vec<AccountRecord>>;
 
     /// Returns the organization with this id.
     async fn find_organization(&self, id: &str) -> StorageResult<Option<OrganizationRecord>>;

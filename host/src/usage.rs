@@ -352,4 +352,32 @@ mod tests {
         assert_eq!(storage.usage().len(), count);
         assert_eq!(storage.largest_batch(), MAX_BATCH_MARKS);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_noted_costs_no_allocation() {
+        let (storage, marks) = start(GatedStorage::answering());
+        let [one, two] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        marks.mark("key_1", 10, one, "POST /v1/charges", false);
+        let room = marks.shared.marks()["key_1"].last_use.endpoint.as_ptr();
+        for (at, source, endpoint) in [
+            (10, two, "POST /v1/charges"),
+            (11, one, "GET /v1/balance"),
+            (9, one, "GET /v1/earlier"),
+            (11, two, "POST /v1/refunds"),
+        ] {
+            marks.mark("key_1", at, source, endpoint, false);
+        }
+        assert_eq!(marks.shared.marks()["key_1"].last_use.endpoint.as_ptr(), room);
+
+        // What comes back from a failed write is older than what was noted in the
+        // same second meanwhile.
+        storage.fail(true);
+        storage.arrival().await;
+        marks.mark("key_1", 11, one, "GET /v1/newer", false);
+        marks.finish().await.unwrap_err();
+        storage.fail(false);
+        marks.finish().await.unwrap();
+        let last_use = storage.usage().pop().unwrap().last_use;
+        assert_eq!(last_use, LastUse { at: 11, source: one, endpoint: "GET /v1/newer".to_owned() });
+    }
 }

@@ -148,7 +148,7 @@ pass_on! {
     replace_sealed_secrets(secrets: Vec<(String, Vec<u8>, Vec<u8>)>) -> ();
     find_reply(caller: &str, idempotency_key: &str) -> Option<KeptReply>;
     list_audit(filter: AuditFilter) -> Vec<SealedAuditEntry>;
-    list_accounts(limit: usize) -> Vec<AccountRecord>;
+    list_accounts(after: Option<&str>, limit: usize) -> Vec<AccountRecord>;
     find_organization(id: &str) -> Option<OrganizationRecord>;
     record_usage(marks: Vec<UsageMark>) -> ();
     append_log(entries: Arc<[LogEntry]>) -> ();

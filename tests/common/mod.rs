@@ -9,6 +9,8 @@
     reason = "each suite is a program of its own, and none uses all of it"
 )]
 
+pub mod openapi;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -19,8 +21,14 @@ use std::{
     time::Duration,
 };
 
+use axum::{
+    body::Body,
+    http::{HeaderValue, Request},
+};
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
+use tower::ServiceExt as _;
 use wardkey::{
     active_policy::ActivePolicy,
     api::{admin::AdminAccess, internal::InternalAccess},
@@ -247,12 +255,15 @@ impl TestHost {
         send(self.gate, method, path, headers, body)
     }
 
-    /// Sends a management request as the operator. Without a body if that is null.
+    /// Sends a management request as the operator, without a body if that is null.
+    /// The answer has to be as `openapi.json` describes it.
+    #[track_caller]
     pub fn manage(&self, method: &str, path: &str, body: Value) -> Answer {
         self.manage_as(&self.operator, method, path, body, &[])
     }
 
     /// Sends a management request with a credential: the operator's or a key.
+    #[track_caller]
     pub fn manage_as(
         &self,
         credential: &str,
@@ -264,10 +275,38 @@ impl TestHost {
         let auth = format!("Bearer {credential}");
         let mut all = vec![("Authorization", auth.as_str())];
         all.extend(headers);
-        if body.is_null() {
-            return send(self.admin, method, path, &all, "");
-        }
-        send_json(self.admin, method, path, &all, &body.to_string())
+        let answer = if body.is_null() {
+            send(self.admin, method, path, &all, "")
+        } else {
+            send_json(self.admin, method, path, &all, &body.to_string())
+        };
+        openapi::check(method, path, &answer);
+        answer
+    }
+
+    /// Sends a management request as the command line does: at the socket, where
+    /// nobody is asked who they are.
+    #[track_caller]
+    pub fn manage_at_socket(&self, method: &str, path: &str, body: Value) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        let answer = self.block_on(async {
+            let routes = self.host.admin_router(AdminAccess::Socket(Arc::clone(&self.data_dir)));
+            let (head, body) = routes.oneshot(request).await.unwrap().into_parts();
+            let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+            let headers = head.headers.iter();
+            Answer {
+                status: head.status.as_u16(),
+                headers: headers.map(|(name, value)| (name.to_string(), text(value))).collect(),
+                body: String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap(),
+            }
+        });
+        openapi::check(method, path, &answer);
+        answer
     }
 
     /// Writes what the host has in memory to its database.

@@ -259,7 +259,7 @@ fn a_policy_that_fails_at_making_keys_makes_none() {
         let made = host.block_on(keys.create_account(by_operator(), account_named("Other")));
         assert!(made.is_err(), "{what}: an account was made");
         assert_eq!(count(), before, "{what}");
-        assert_eq!(host.block_on(host.storage.list_accounts(10)).unwrap().len(), 1, "{what}");
+        assert_eq!(host.block_on(host.storage.list_accounts(None, 10)).unwrap().len(), 1, "{what}");
     }
     host.host.policy().activate(standard());
     host.key("restricted", &["charge_read"]);

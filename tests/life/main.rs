@@ -1,5 +1,5 @@
-//! The life of a key over HTTP: what the management routes do, for whom, and
-//! whether they are what their description says.
+//! The life of a key: what the management routes do, for whom, whether they are
+//! what their description says, and what is left of it after a crash.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -13,3 +13,4 @@ mod random;
 mod crash;
 mod expiry;
 mod model;
+mod openapi;

@@ -6,7 +6,7 @@ use wardkey_policy::{
     context::MAX_CONTEXT_ACCOUNTS,
     contract::{
         Account, Decision, Key, Request, Source,
-        lifecycle::{Caller, KeyRequest},
+        lifecycle::{Caller, KeyChange, KeyRequest, RotationRequest, StoredKey},
     },
     lifecycle::{MAX_NAME_CHARS, MAX_NOTE_CHARS},
     network::MAX_NETWORKS,
@@ -14,7 +14,10 @@ use wardkey_policy::{
 };
 
 use crate::{
-    both::{World, decide, describe, lifecycle::create},
+    both::{
+        World, decide, describe,
+        lifecycle::{create, expire, reveal, rotate, schedule_rotation, status, update},
+    },
     rows::*,
 };
 
@@ -151,4 +154,40 @@ fn the_largest_key_can_be_made() {
     assert_eq!(plan.permissions, all());
     assert_eq!(plan.connect_permissions, all());
     assert_eq!(plan.ipv4_nets.len(), MAX_NETWORKS);
+}
+
+/// By a key as large as itself, so that each permission and each network is
+/// looked up among as many others.
+#[test]
+fn the_largest_key_can_be_managed() {
+    let long_lived = Key { ends_at: None, ..largest_key() };
+    let caller = Caller::Key(Key { id: format!("key_{}", "c".repeat(60)), ..long_lived.clone() });
+    let current = StoredKey {
+        name: "🔑".repeat(MAX_NAME_CHARS),
+        note: "🔑".repeat(MAX_NOTE_CHARS),
+        rotation: Some(schedule(NOW + DAY, Some(30))),
+        ..stored(long_lived)
+    };
+    let networks: Vec<String> = (0..MAX_NETWORKS - 1).map(|n| format!("10.0.{n}.0/25")).collect();
+    let change = KeyChange {
+        name: Some(current.name.clone()),
+        note: Some(current.note.clone()),
+        permissions: Some(all()),
+        connect_permissions: Some(all()),
+        ip_allowlist: Some(networks.join(" ")),
+    };
+    let changed = update(&caller, &current, &change, NOW).unwrap();
+    assert_eq!((changed.permissions, changed.ipv4_nets.len()), (all(), MAX_NETWORKS - 1));
+    let request = RotationRequest { note: change.note, ..rotation_request(60) };
+    let plan = rotate(&caller, &current, &request, NOW).unwrap();
+    assert_eq!(plan.replacement.permissions, all());
+    assert!(schedule_rotation(&caller, &current, &schedule(NOW + DAY, Some(30)), NOW).is_ok());
+    assert!(reveal(&caller, &current, NOW).is_ok());
+    assert_eq!(expire(&caller, &current, NOW), Ok(NOW));
+    assert_eq!(status(&current, NOW).actions, "expire restore reveal rotate update");
+    // What it holds itself does not count on connected accounts, so that there
+    // all of it is missing, and named.
+    let weak = Caller::Key(restricted("api_key_write"));
+    let denial = rotate(&weak, &current, &request, NOW).unwrap_err();
+    assert_eq!(denial.missing_permissions, all());
 }

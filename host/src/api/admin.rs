@@ -4,7 +4,7 @@
 //! alone, or also the keys of an account, which the policy decides about like
 //! about any other request.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -17,6 +17,7 @@ use axum::{
 };
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{bearer, internal};
 use crate::{
@@ -47,6 +48,9 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 /// The longest body of a management request, in bytes: a key with all
 /// permissions and networks has a tenth of it.
 const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// How long a caller may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest idempotency key, in characters: Stripe's limit, which its SDKs
 /// know.
@@ -99,6 +103,7 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/v2/iam/api_keys", Callers::Keys, || get(keys::list)),
     route("POST", "/v2/iam/api_keys", Callers::Keys, || post(keys::create)),
     route("POST", "/v2/iam/api_keys/import", Callers::Operator, || post(keys::import)),
+    route("GET", "/v2/iam/api_keys/self", Callers::Keys, || get(keys::show_self)),
     route("GET", "/v2/iam/api_keys/{id}", Callers::Keys, || get(keys::show)),
     route("POST", "/v2/iam/api_keys/{id}", Callers::Keys, || post(keys::update)),
     route("POST", "/v2/iam/api_keys/{id}/expire", Callers::Keys, || post(keys::expire)),
@@ -364,12 +369,17 @@ async fn read_body(parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
     if parts.method == Method::GET {
         return Ok(Bytes::new());
     }
-    let read = Limited::new(body, MAX_BODY_BYTES).collect().await;
-    let read = read.map_err(|_| ApiError::Invalid {
-        param: "body".to_owned(),
-        message: format!("send at most {MAX_BODY_BYTES} bytes, and all of them"),
-    })?;
-    Ok(read.to_bytes())
+    let read = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await;
+    match read {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) | Err(_) => Err(ApiError::Invalid {
+            param: "body".to_owned(),
+            message: format!(
+                "send at most {MAX_BODY_BYTES} bytes, all of them, within {} seconds",
+                BODY_TIMEOUT.as_secs()
+            ),
+        }),
+    }
 }
 
 /// Returns the one value of a header.

@@ -158,7 +158,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     let delivery = args.verification.delivery()?;
     let host = start_host(&data_dir, args.policy.as_deref(), gate, api, delivery).await?;
     host.keys().verifier.announce();
-    if is_new || host.storage.list_accounts(1).await?.is_empty() {
+    if is_new || host.storage.list_accounts(None, 1).await?.is_empty() {
         let first = CreateAccount { name: FIRST_ACCOUNT.to_owned(), ..CreateAccount::default() };
         host.keys().create_account(&Ask::by(Actor::Platform), first).await?;
     }

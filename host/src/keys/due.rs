@@ -18,6 +18,7 @@ impl Keys {
         let ask = Ask::by(Actor::Platform);
         for _ in 0..MAX_TRIES {
             let current = self.find(&ask, id).await?;
+            let _sealing = self.sealing.read().await;
             let now = self.clock.now();
             let Some(schedule) = current.rotation.as_ref().filter(|schedule| schedule.at <= now)
             else {

@@ -68,6 +68,8 @@ pub struct CreateKey {
 
 /// A key whose secret was made elsewhere, as it comes over HTTP.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+// Said here too: what is flattened into it leaves the rest to it.
+#[serde(deny_unknown_fields)]
 pub struct ImportKey {
     /// SHA-256 of the whole secret, in lower-case hexadecimal.
     pub digest: String,
@@ -182,6 +184,7 @@ impl Keys {
                 format!("create a {mode} {} key named '{}'", plan.kind, plan.name)
             })
             .await?;
+            let _sealing = self.sealing.read().await;
             let (key, secret) = self.carry_out(plan, now)?;
             self.store_new(ask, "api_key.created", key, Some(secret)).await
         })
@@ -210,6 +213,10 @@ impl Keys {
                     "give the secret's readable start, at least four asterisks, and at most its \
                      last four characters: 64 characters in all",
                 ));
+            }
+            if let Some(there) = self.storage.find_key_by_digest(digest).await? {
+                let id = there.id;
+                return Err(ApiError::Conflict(format!("the key '{id}' has this secret already")));
             }
             let start = redacted.split('*').next().unwrap_or_default();
             let prefix = prefix_of(start, self.brand.as_ref());
@@ -435,6 +442,7 @@ impl Keys {
             for _ in 0..MAX_TRIES {
                 let current = self.find(ask, id).await?;
                 check_revision(ask, &current)?;
+                let _sealing = self.sealing.read().await;
                 let planned = match plan(&current, self.clock.now()) {
                     Ok(planned) => planned,
                     Err(NoPlan::Denied(denial)) => return Err(denial.into()),
@@ -508,19 +516,28 @@ impl Keys {
         key: &KeyRecord,
         showed_secret: bool,
     ) -> Result<Option<KeptReply>, ApiError> {
-        let Some(idempotency) = &ask.idempotency else { return Ok(None) };
+        if ask.idempotency.is_none() {
+            return Ok(None);
+        }
         let mut body = json!(self.view(key, None)?);
         if showed_secret {
             body["secret_shown"] = Value::Bool(true);
         }
-        Ok(Some(KeptReply {
+        Ok(self.kept(ask, status, body))
+    }
+
+    /// Returns an answer, which holds no secret, as it is kept for a repeated
+    /// request.
+    pub(super) fn kept(&self, ask: &Ask, status: u16, body: Value) -> Option<KeptReply> {
+        let idempotency = ask.idempotency.as_ref()?;
+        Some(KeptReply {
             caller: ask.actor.name().to_owned(),
             idempotency_key: idempotency.key.clone(),
             request_digest: idempotency.request_digest,
             at: self.clock.now(),
             status,
             body: body.to_string(),
-        }))
+        })
     }
 
     /// Stores a change, and makes the caches forget what it changed.
@@ -718,15 +735,13 @@ fn check_revision(ask: &Ask, key: &KeyRecord) -> Result<(), ApiError> {
 /// Tells whether this is a secret as it may be shown: printable, with a gap that
 /// hides nearly all of it.
 fn is_redacted(text: &str) -> bool {
-    let start = text.split('*').next().unwrap_or_default();
-    let end = text.rsplit('*').next().unwrap_or_default();
+    let (Some(first), Some(last)) = (text.find('*'), text.rfind('*')) else { return false };
+    let (start, stars, end) = (&text[..first], &text[first..=last], &text[last + 1..]);
     let word =
         |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    let stars = text.len() - start.len() - end.len();
     text.len() <= 64
-        && text.contains('*')
-        && stars >= 4
-        && text[start.len()..text.len() - end.len()].bytes().all(|byte| byte == b'*')
+        && stars.len() >= 4
+        && stars.bytes().all(|byte| byte == b'*')
         && start.len() <= 32
         && end.len() <= 4
         && word(start)

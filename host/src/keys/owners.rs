@@ -2,7 +2,12 @@
 
 use serde_json::json;
 
-use super::{Keys, MAX_TEXT_CHARS, ask::Ask, journal};
+use super::{
+    Keys, MAX_TEXT_CHARS,
+    ask::Ask,
+    journal,
+    view::{AccountView, OrganizationView},
+};
 use crate::{
     error::ApiError,
     secret::{Secret, mint_id},
@@ -46,6 +51,7 @@ impl Keys {
         let account =
             AccountRecord { id: mint_id("acct_"), name, organization, platform, created_at: now };
         let plans = self.policy.default_keys(&account.id, now)?;
+        let _sealing = self.sealing.read().await;
         let made: Vec<(KeyRecord, Secret)> =
             plans.into_iter().map(|plan| self.carry_out(plan, now)).collect::<Result<_, _>>()?;
         let keys: Vec<KeyRecord> = made.iter().map(|(key, _)| key.clone()).collect();
@@ -56,11 +62,13 @@ impl Keys {
             "account.created",
             Some(&account.id),
             None,
-            Some(json!(account)),
+            Some(json!(AccountView::from(&account))),
         )];
         audit
             .extend(keys.iter().map(|key| journal::done(ask, at_ms, "api_key.created", None, key)));
+        let reply = self.kept(ask, 201, json!(AccountView::from(&account)));
         let change = Change {
+            reply,
             new_accounts: vec![account.clone()],
             new_keys: keys,
             audit,
@@ -89,9 +97,11 @@ impl Keys {
             "organization.created",
             Some(&organization.id),
             None,
-            Some(json!(organization)),
+            Some(json!(OrganizationView::from(&organization))),
         );
+        let reply = self.kept(ask, 201, json!(OrganizationView::from(&organization)));
         let change = Change {
+            reply,
             new_organizations: vec![organization.clone()],
             audit: vec![audit],
             ..Change::default()
@@ -169,7 +179,7 @@ impl Keys {
             }
             return Ok(id);
         }
-        match self.storage.list_accounts(2).await?.as_slice() {
+        match self.storage.list_accounts(None, 2).await?.as_slice() {
             [only] => Ok(only.id.clone()),
             _ => Err(ApiError::Invalid {
                 param: "account".to_owned(),

@@ -28,9 +28,11 @@ impl Keys {
         const ACTION: &str = "key_encryption_key.replaced";
         let failed = |err: crate::data_dir::DataDirError| ApiError::Internal(err.into());
         self.vault.seal_under(&data_dir.next_key_encryption_key().map_err(failed)?);
+        // What was sealed under the old key and is on its way to storage gets
+        // there first: the passes below would miss it.
+        drop(self.sealing.write().await);
         let mut resealed = 0;
-        // Until there are none: what was about to be stored when this began is
-        // sealed under the old key.
+        // Until there are none: one that was changed meanwhile was passed over.
         loop {
             let changed = self.reseal_all().await?;
             resealed += changed;

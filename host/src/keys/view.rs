@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     engine::contract::lifecycle::KeyStatus,
     secret::Secret,
-    storage::{Ipv4Network, KeyRecord, Mode},
+    storage::{AccountRecord, Ipv4Network, KeyRecord, Mode, OrganizationRecord},
 };
 
 /// What is stored of a key, as it is shown and as the audit log has it.
@@ -163,8 +163,13 @@ impl KeyView {
             limited_access: status.limited_access,
             actions: status.actions.split_whitespace().map(str::to_owned).collect(),
             last_used: last_use.map(|last_use| timestamp(last_use.at)),
-            last_used_source: last_use.map(|last_use| last_use.source),
-            last_used_endpoint: last_use.map(|last_use| last_use.endpoint.clone()),
+            // A use from before these were noted has neither.
+            last_used_source: last_use
+                .map(|last_use| last_use.source)
+                .filter(|ip| !ip.is_unspecified()),
+            last_used_endpoint: last_use
+                .map(|last_use| last_use.endpoint.clone())
+                .filter(|text| !text.is_empty()),
             publishable_key,
             secret_key,
         }
@@ -173,6 +178,52 @@ impl KeyView {
     /// Returns the key's revision, for the `ETag` header.
     pub fn revision(&self) -> u64 {
         self.fields.revision
+    }
+}
+
+/// An account as it is shown.
+#[derive(Debug, Serialize)]
+pub struct AccountView {
+    id: String,
+    object: &'static str,
+    name: String,
+    /// The organization that it is a member of.
+    organization: Option<String>,
+    /// The account that it is connected to.
+    platform: Option<String>,
+    created: Timestamp,
+}
+
+impl From<&AccountRecord> for AccountView {
+    fn from(account: &AccountRecord) -> Self {
+        Self {
+            id: account.id.clone(),
+            object: "account",
+            name: account.name.clone(),
+            organization: account.organization.clone(),
+            platform: account.platform.clone(),
+            created: timestamp(account.created_at),
+        }
+    }
+}
+
+/// An organization as it is shown.
+#[derive(Debug, Serialize)]
+pub struct OrganizationView {
+    id: String,
+    object: &'static str,
+    name: String,
+    created: Timestamp,
+}
+
+impl From<&OrganizationRecord> for OrganizationView {
+    fn from(organization: &OrganizationRecord) -> Self {
+        Self {
+            id: organization.id.clone(),
+            object: "organization",
+            name: organization.name.clone(),
+            created: timestamp(organization.created_at),
+        }
     }
 }
 

@@ -825,7 +825,7 @@ impl Storage for Memory {
         unreachable!()
     }
 
-    async fn list_accounts(&self, _: usize) -> StorageResult<Vec<AccountRecord>> {
+    async fn list_accounts(&self, _: Option<&str>, _: usize) -> StorageResult<Vec<AccountRecord>> {
         unreachable!()
     }
 

@@ -356,9 +356,14 @@ pub(crate) async fn accounts_are_returned_in_the_order_asked(storage: Shared) {
     let found = storage.find_accounts(asked).await.unwrap();
     let three = Some(account("acct_3"));
     assert_eq!(found, [three.clone(), None, Some(platform), three]);
-    let oldest = storage.list_accounts(2).await.unwrap();
+    let oldest = storage.list_accounts(None, 2).await.unwrap();
     let ids: Vec<_> = oldest.iter().map(|account| account.id.as_str()).collect();
     assert_eq!(ids, ["acct_2", "acct_1"]);
+    for (after, expected) in [("acct_1", &["acct_3"][..]), ("acct_3", &[]), ("acct_9", &[])] {
+        let behind = storage.list_accounts(Some(after), 2).await.unwrap();
+        let ids: Vec<_> = behind.iter().map(|account| account.id.as_str()).collect();
+        assert_eq!(ids, expected, "behind {after}");
+    }
 }
 
 pub(crate) async fn an_account_is_stored_with_its_keys_or_not_at_all(storage: Shared) {

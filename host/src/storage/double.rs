@@ -152,7 +152,7 @@ impl Storage for GatedStorage {
         not_kept()
     }
 
-    async fn list_accounts(&self, _: usize) -> StorageResult<Vec<AccountRecord>> {
+    async fn list_accounts(&self, _: Option<&str>, _: usize) -> StorageResult<Vec<AccountRecord>> {
         not_kept()
     }
 

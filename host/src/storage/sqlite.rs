@@ -241,8 +241,13 @@ impl Storage for SqliteStorage {
         .await
     }
 
-    async fn list_accounts(&self, limit: usize) -> StorageResult<Vec<AccountRecord>> {
-        self.read(move |db| keys::list_accounts(db, limit)).await
+    async fn list_accounts(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> StorageResult<Vec<AccountRecord>> {
+        let after = after.map(str::to_owned);
+        self.read(move |db| keys::list_accounts(db, after.as_deref(), limit)).await
     }
 
     async fn find_organization(&self, id: &str) -> StorageResult<Option<OrganizationRecord>> {

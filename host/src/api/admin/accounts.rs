@@ -11,12 +11,12 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Asked, to_its_end};
+use super::{Asked, keys::list_limit, to_its_end};
 use crate::{
-    api::Json,
+    api::{Json, Query},
     error::ApiError,
     host::Host,
-    keys::{CreateAccount, MAX_LIST},
+    keys::{AccountView, CreateAccount, OrganizationView},
 };
 
 pub(super) async fn create(
@@ -27,23 +27,41 @@ pub(super) async fn create(
     to_its_end(async move {
         // The secrets stay here: `reveal` shows them one by one.
         let (account, _) = host.keys.create_account(&ask, wanted).await?;
-        Ok((StatusCode::CREATED, axum::Json(account)).into_response())
+        Ok((StatusCode::CREATED, axum::Json(AccountView::from(&account))).into_response())
     })
     .await
 }
 
-pub(super) async fn list(State(host): State<Arc<Host>>) -> Result<axum::Json<Value>, ApiError> {
-    let mut accounts = host.storage.list_accounts(MAX_LIST + 1).await?;
-    let has_more = accounts.len() > MAX_LIST;
-    accounts.truncate(MAX_LIST);
-    Ok(axum::Json(json!({ "object": "list", "data": accounts, "has_more": has_more })))
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListAccounts {
+    limit: Option<usize>,
+    starting_after: Option<String>,
+}
+
+/// Oldest first.
+pub(super) async fn list(
+    State(host): State<Arc<Host>>,
+    Query(asked): Query<ListAccounts>,
+) -> Result<axum::Json<Value>, ApiError> {
+    let limit = list_limit(asked.limit)?;
+    if let Some(cursor) = &asked.starting_after {
+        host.keys.account(cursor).await?;
+    }
+    let after = asked.starting_after.as_deref();
+    let mut accounts = host.storage.list_accounts(after, limit + 1).await?;
+    let has_more = accounts.len() > limit;
+    accounts.truncate(limit);
+    let data: Vec<AccountView> = accounts.iter().map(AccountView::from).collect();
+    Ok(axum::Json(json!({ "object": "list", "data": data, "has_more": has_more })))
 }
 
 pub(super) async fn show(
     State(host): State<Arc<Host>>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    Ok(axum::Json(host.keys.account(&id).await?).into_response())
+    let account = host.keys.account(&id).await?;
+    Ok(axum::Json(AccountView::from(&account)).into_response())
 }
 
 #[derive(Deserialize)]
@@ -63,7 +81,7 @@ pub(super) async fn update(
 ) -> Result<Response, ApiError> {
     to_its_end(async move {
         let account = host.keys.set_organization(&ask, &id, change.organization.as_deref()).await?;
-        Ok(axum::Json(account).into_response())
+        Ok(axum::Json(AccountView::from(&account)).into_response())
     })
     .await
 }
@@ -81,7 +99,7 @@ pub(super) async fn create_organization(
 ) -> Result<Response, ApiError> {
     to_its_end(async move {
         let made = host.keys.create_organization(&ask, wanted.name).await?;
-        Ok((StatusCode::CREATED, axum::Json(made)).into_response())
+        Ok((StatusCode::CREATED, axum::Json(OrganizationView::from(&made))).into_response())
     })
     .await
 }

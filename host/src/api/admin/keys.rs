@@ -16,7 +16,10 @@ use crate::{
     api::{Json, OptionalJson, Query},
     error::ApiError,
     host::Host,
-    keys::{CreateKey, Done, ImportKey, KeyView, MAX_LIST, RotateKey, ScheduleRotation, UpdateKey},
+    keys::{
+        Actor, Ask, CreateKey, Done, ImportKey, KeyView, MAX_LIST, RotateKey, ScheduleRotation,
+        UpdateKey,
+    },
     storage::{KeyFilter, Mode},
 };
 
@@ -104,6 +107,19 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let key = host.keys.find(&ask, &id).await?;
+    shown(&host, StatusCode::OK, Done { key, secret: None })
+}
+
+/// What the presented key is and may do. The gate answers the same.
+pub(super) async fn show_self(
+    State(host): State<Arc<Host>>,
+    Extension(ask): Asked,
+) -> Result<Response, ApiError> {
+    let Actor::Key(key) = &ask.actor else {
+        return Err(ApiError::NotFound { what: "API key", id: "self".to_owned() });
+    };
+    // Every key may see itself.
+    let key = host.keys.find(&Ask::by(Actor::Platform), &key.id).await?;
     shown(&host, StatusCode::OK, Done { key, secret: None })
 }
 

@@ -323,11 +323,18 @@ pub(super) fn find_account(
 
 pub(super) fn list_accounts(
     connection: &Connection,
+    after: Option<&str>,
     limit: usize,
 ) -> StorageResult<Vec<AccountRecord>> {
-    let mut statement = connection
-        .prepare_cached(&format!("SELECT {ACCOUNT_COLUMNS} FROM accounts ORDER BY seq LIMIT ?1"))?;
-    let mut rows = statement.query([sql_limit(limit)])?;
+    // Behind an account that is not there, nothing is: nothing compares to NULL.
+    let condition = match after {
+        Some(_) => "WHERE seq > (SELECT seq FROM accounts WHERE id = ?1)",
+        None => "WHERE ?1 IS NULL",
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {ACCOUNT_COLUMNS} FROM accounts {condition} ORDER BY seq LIMIT ?2"
+    ))?;
+    let mut rows = statement.query(params![after, sql_limit(limit)])?;
     let mut accounts = Vec::new();
     while let Some(row) = rows.next()? {
         accounts.push(decode_account(row)?);
