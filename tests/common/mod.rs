@@ -418,7 +418,8 @@ pub fn send_raw(to: SocketAddr, request: &[u8]) -> Answer {
     parse(&String::from_utf8_lossy(&answer))
 }
 
-fn parse(answer: &str) -> Answer {
+/// Reads what came back over a connection.
+pub fn parse(answer: &str) -> Answer {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
