@@ -14,6 +14,7 @@ mod flags;
 mod keys;
 mod life;
 mod owners;
+#[path = "../common/program.rs"]
 mod program;
 mod records;
 mod rules;

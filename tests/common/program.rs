@@ -1,5 +1,12 @@
 //! Runs the program in a folder of its own.
 
+// Each suite uses a part of it.
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each suite is a program of its own, and none uses all of it"
+)]
+
 use std::{
     cell::{Cell, RefCell},
     fs::{self, File},
