@@ -16,6 +16,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -75,6 +76,8 @@ pub struct Options {
     pub log_retention_days: Option<u32>,
     /// Puts something between the host and its storage.
     pub wrap: Wrap,
+    /// Where its data directory is made. `None`: where temporary files are.
+    pub folder: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -87,6 +90,7 @@ impl Default for Options {
             delivery: Delivery::None,
             log_retention_days: None,
             wrap: Box::new(|storage| storage),
+            folder: None,
         }
     }
 }
@@ -128,7 +132,7 @@ impl TestHost {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(options.folder.unwrap_or_else(std::env::temp_dir)).unwrap();
         let data_dir = Arc::new(DataDir::create(dir.path()).unwrap());
         let operator = fs::read_to_string(data_dir.operator_file()).unwrap().trim().to_owned();
         let storage: Arc<dyn Storage> =
@@ -417,7 +421,8 @@ pub fn send_raw(to: SocketAddr, request: &[u8]) -> Answer {
     parse(&String::from_utf8_lossy(&answer))
 }
 
-fn parse(answer: &str) -> Answer {
+/// Reads what came back over a connection.
+pub fn parse(answer: &str) -> Answer {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());

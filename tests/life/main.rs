@@ -1,17 +1,27 @@
 //! The life of keys as people and programs meet it: the management listener and
-//! the gate of a running host.
+//! the gate of a running host, what is promised at every step, and what is left
+//! of it after a crash.
 //!
-//! A test is rows for [`Life::check`]. What is refused must not have changed
-//! anything, so that every `check` looks at what is stored as well.
+//! A test of the routes is rows for [`Life::check`]. What is refused must not have
+//! changed anything, so that every `check` looks at what is stored as well.
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/failing_storage.rs"]
+mod failing_storage;
+#[path = "../common/program.rs"]
+mod program;
+#[path = "../policy/random.rs"]
+mod random;
 #[expect(dead_code, reason = "another suite asks more of it")]
 #[path = "../gate/upstream.rs"]
 mod upstream;
 
+mod crash;
+mod expiry;
 mod items;
 mod matrix;
+mod model;
 mod openapi;
 mod records;
 mod requests;

@@ -10,6 +10,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Extension, Request, State},
+    handler::Handler as _,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -22,7 +23,7 @@ use tokio::time::timeout;
 use super::{bearer, internal};
 use crate::{
     client_address::client_address,
-    credential::{PresentedSecret, presented_secret},
+    credential::presented_secret,
     data_dir::DataDir,
     decide::Decided,
     engine::contract::{Decision, Key, Request as Question},
@@ -37,7 +38,9 @@ use crate::{
     scrub::scrub,
     secret::{Digest, mint_id},
     server::Peer,
-    throttle, verification,
+    throttle,
+    usage::Endpoint,
+    verification,
 };
 
 mod accounts;
@@ -163,10 +166,10 @@ pub fn router(host: Arc<Host>, access: AdminAccess) -> Router {
         return routes.merge(internal::routes(host));
     }
     let doorman = Doorman { host, access, callers: Callers::Operator };
-    let nowhere = Router::new()
-        .fallback(internal::no_route)
-        .layer(middleware::from_fn_with_state(doorman, admit));
-    routes.fallback_service(nowhere.clone()).method_not_allowed_fallback(internal::no_route)
+    // Neither which paths there are nor with which methods is a stranger's to
+    // find out.
+    let nowhere = internal::no_route.layer(middleware::from_fn_with_state(doorman, admit));
+    routes.fallback(nowhere.clone()).method_not_allowed_fallback(nowhere)
 }
 
 /// Who stands before a route.
@@ -286,9 +289,10 @@ impl Doorman {
         let decided = self.decide(caller).await?;
         match (decided.answer, decided.key) {
             (Decision::Allow(grant), Some(key)) => {
-                let template = grant.endpoint.as_deref().unwrap_or_default();
-                let endpoint = format!("{} {template}", caller.parts.method);
-                let endpoint = endpoint.trim_end();
+                let endpoint = Endpoint {
+                    method: caller.parts.method.as_str(),
+                    path: grant.endpoint.as_deref().unwrap_or_default(),
+                };
                 host.usage.mark(&grant.key, host.clock.now(), caller.source, endpoint, false);
                 if grant.account == key.account {
                     return Ok(Actor::Key(key));
@@ -326,7 +330,7 @@ impl Doorman {
         let headers = &caller.parts.headers;
         check_path(caller.parts.uri.path())?;
         let path = caller.path();
-        let secret = presented_secret(headers)?.map(PresentedSecret::into_owned);
+        let secret = presented_secret(headers)?;
         let brand = host.keys.brand.as_ref();
         let presented = secret.as_deref().map(|text| host.cache.recognise(text, brand));
         let context = told(headers, &STRIPE_CONTEXT)?;
