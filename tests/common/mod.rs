@@ -72,6 +72,8 @@ pub struct Options {
     pub gate: GateConfig,
     /// Who is sent verification codes.
     pub delivery: Delivery,
+    /// For how many days the request log is kept.
+    pub log_retention_days: Option<u32>,
     /// Puts something between the host and its storage.
     pub wrap: Wrap,
     /// Where its data directory is made. `None`: where temporary files are.
@@ -86,6 +88,7 @@ impl Default for Options {
             // Suites of bad input fail to authenticate by the thousand.
             gate: GateConfig { max_failed_auth_per_minute: 1_000_000, ..GateConfig::default() },
             delivery: Delivery::None,
+            log_retention_days: None,
             wrap: Box::new(|storage| storage),
             folder: None,
         }
@@ -143,7 +146,7 @@ impl TestHost {
             audit_key: AuditKey::generate(),
             verifier: Verifier::new(options.delivery, clock.clone()),
             clock: clock.clone(),
-            log_retention_days: None,
+            log_retention_days: options.log_retention_days,
             gate: options.gate,
             api: match options.upstream {
                 Some(address) => Api::Upstream(format!("http://{address}").parse().unwrap()),

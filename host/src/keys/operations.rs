@@ -595,7 +595,7 @@ impl Keys {
 
     /// Does something, and tells the audit log if it is refused. What is done
     /// tells it itself, as a part of the change.
-    async fn audited<T>(
+    pub(super) async fn audited<T>(
         &self,
         ask: &Ask,
         action: &str,
