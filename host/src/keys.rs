@@ -32,19 +32,22 @@ use crate::{
 };
 
 mod ask;
+mod carry_out;
 mod due;
 mod journal;
 mod operations;
 mod owners;
 mod reseal;
 mod view;
+mod wanted;
 
 pub(crate) use self::view::timestamp;
 pub use self::{
     ask::{Actor, Ask, Idempotency},
-    operations::{CreateKey, Done, ImportKey, RotateKey, ScheduleRotation, UpdateKey},
+    operations::Done,
     owners::CreateAccount,
     view::{AccountView, KeyView, OrganizationView},
+    wanted::{CreateKey, ImportKey, RotateKey, ScheduleRotation, UpdateKey},
 };
 
 /// How many objects a list may hold.

@@ -4,7 +4,8 @@ use super::{
     Actor, Keys,
     ask::Ask,
     journal,
-    operations::{MAX_TRIES, NoPlan, RotateKey},
+    operations::{MAX_TRIES, NoPlan},
+    wanted::RotateKey,
 };
 use crate::{
     error::{ApiError, ErrorBody},

@@ -5,183 +5,30 @@
 //! its entry in the audit log, make the caches forget, answer. The key is stored
 //! only if it is still the one that was read; otherwise all of it is done again.
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-
 use super::{
     Keys,
     ask::{Actor, Ask},
+    carry_out::{ended, record},
     journal,
-    view::KeyView,
+    wanted::{
+        CreateKey, ImportKey, Request, RotateKey, ScheduleRotation, Stored, UpdateKey, is_redacted,
+        list, seconds,
+    },
 };
 use crate::{
     engine::contract::{
         Denial,
-        lifecycle::{
-            KeyChange, KeyPlan, KeyRequest, RotationRequest, RotationSchedule as Schedule,
-            StoredKey,
-        },
+        lifecycle::{KeyChange, RotationRequest, RotationSchedule as Schedule},
     },
     error::ApiError,
-    secret::{Digest, Secret, mint_id, prefix_of},
-    storage::{Change, Ipv4Network, KeptReply, KeyRecord, Mode, RotationSchedule, StorageError},
-    verification::Operation,
+    secret::{Digest, Secret, prefix_of},
+    storage::{Change, Ipv4Network, KeyRecord, RotationSchedule},
 };
 
 /// How often an operation is done again because somebody else changed the key
 /// meanwhile. Each time somebody else has got on, so that more means a loop of
 /// clients that fight over one key.
 pub(super) const MAX_TRIES: usize = 5;
-
-/// A key that somebody wants, as it comes over HTTP.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct CreateKey {
-    /// The future owner; left out by a key, and where there is only one account.
-    #[serde(default)]
-    pub account: Option<String>,
-    /// Live or test. Live has to be said.
-    #[serde(default)]
-    pub livemode: bool,
-    /// `restricted`, `secret`, `publishable`, `organization` or `managed`.
-    pub kind: String,
-    /// What people call it.
-    #[serde(default)]
-    pub name: String,
-    /// Where it will be kept.
-    #[serde(default)]
-    pub note: String,
-    /// What it may do.
-    #[serde(default)]
-    pub permissions: Vec<String>,
-    /// What it may do on connected accounts.
-    #[serde(default)]
-    pub connect_permissions: Vec<String>,
-    /// From where it may be used: IPv4 addresses and networks.
-    #[serde(default)]
-    pub ip_allowlist: Vec<String>,
-    /// When it shall end, as RFC 3339.
-    #[serde(default)]
-    pub expires_at: Option<Timestamp>,
-}
-
-/// A key whose secret was made elsewhere, as it comes over HTTP.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(from = "ImportFields")]
-pub struct ImportKey {
-    /// SHA-256 of the whole secret, in lower-case hexadecimal.
-    pub digest: String,
-    /// The secret as it may be shown: its readable start, asterisks, and at most
-    /// four characters of its end.
-    pub redacted: String,
-    /// What it shall be.
-    #[serde(flatten)]
-    pub key: CreateKey,
-}
-
-/// The fields of an [`ImportKey`] as they are read, side by side: through
-/// `flatten` serde does not know any more which of them was wrong.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ImportFields {
-    digest: String,
-    redacted: String,
-    #[serde(default)]
-    account: Option<String>,
-    #[serde(default)]
-    livemode: bool,
-    kind: String,
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    note: String,
-    #[serde(default)]
-    permissions: Vec<String>,
-    #[serde(default)]
-    connect_permissions: Vec<String>,
-    #[serde(default)]
-    ip_allowlist: Vec<String>,
-    #[serde(default)]
-    expires_at: Option<Timestamp>,
-}
-
-impl From<ImportFields> for ImportKey {
-    fn from(fields: ImportFields) -> Self {
-        let ImportFields {
-            digest,
-            redacted,
-            account,
-            livemode,
-            kind,
-            name,
-            note,
-            permissions,
-            connect_permissions,
-            ip_allowlist,
-            expires_at,
-        } = fields;
-        let key = CreateKey {
-            account,
-            livemode,
-            kind,
-            name,
-            note,
-            permissions,
-            connect_permissions,
-            ip_allowlist,
-            expires_at,
-        };
-        Self { digest, redacted, key }
-    }
-}
-
-/// What somebody wants changed, as it comes over HTTP. What is left out stays.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct UpdateKey {
-    /// What people call it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Where it is kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
-    /// What it may do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub permissions: Option<Vec<String>>,
-    /// What it may do on connected accounts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connect_permissions: Option<Vec<String>>,
-    /// From where it may be used. Empty: from everywhere.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ip_allowlist: Option<Vec<String>>,
-}
-
-/// How somebody wants a key rotated, as it comes over HTTP.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct RotateKey {
-    /// How long the old key works beside its replacement, in minutes.
-    #[serde(default)]
-    pub expire_current_key_in_minutes: u32,
-    /// The note of the replacement; left out: that of the old key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
-}
-
-/// When somebody wants a key rotated by the host, as it comes over HTTP.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScheduleRotation {
-    /// The first time, as RFC 3339.
-    pub at: Timestamp,
-    /// Again after this many days, and so on; left out: once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub every_days: Option<u32>,
-    /// How long the old key works beside its replacement, in minutes.
-    #[serde(default)]
-    pub expire_current_key_in_minutes: u32,
-}
 
 /// What an operation left behind: the key that the answer is about, and its
 /// secret if this is the moment to show it.
@@ -196,9 +43,9 @@ pub struct Done {
 /// What becomes of a key.
 pub(super) struct Planned {
     /// The key as it shall be. Still at the revision that was read.
-    changed: KeyRecord,
+    pub(super) changed: KeyRecord,
     /// The key that takes its place.
-    made: Option<(KeyRecord, Secret)>,
+    pub(super) made: Option<(KeyRecord, Secret)>,
     /// Whether a person has to confirm it first.
     needs_code: bool,
 }
@@ -518,260 +365,12 @@ impl Keys {
         .await
     }
 
-    pub(super) async fn store_changed(
-        &self,
-        ask: &Ask,
-        action: &str,
-        before: &KeyRecord,
-        planned: Planned,
-    ) -> Result<Done, ApiError> {
-        let Planned { changed, made, .. } = planned;
-        let at_ms = self.clock.now_ms();
-        let after = KeyRecord { revision: changed.revision + 1, ..changed.clone() };
-        let mut audit = vec![journal::done(ask, at_ms, action, Some(before), &after)];
-        let (answer, secret, new_keys) = match made {
-            Some((made, secret)) => {
-                audit.push(journal::done(ask, at_ms, "api_key.created", None, &made));
-                (made.clone(), Some(secret), vec![made])
-            }
-            None => (after, None, Vec::new()),
-        };
-        let reply = self.reply(ask, 200, &answer, secret.is_some())?;
-        self.commit(Change {
-            changed_keys: vec![changed],
-            new_keys,
-            audit,
-            reply,
-            ..Change::default()
-        })
-        .await?;
-        Ok(Done { key: answer, secret })
-    }
-
-    async fn store_new(
-        &self,
-        ask: &Ask,
-        action: &str,
-        key: KeyRecord,
-        secret: Option<Secret>,
-    ) -> Result<Done, ApiError> {
-        let entry = journal::done(ask, self.clock.now_ms(), action, None, &key);
-        let reply = self.reply(ask, 201, &key, secret.is_some())?;
-        let change =
-            Change { new_keys: vec![key.clone()], audit: vec![entry], reply, ..Change::default() };
-        self.commit(change).await?;
-        Ok(Done { key, secret })
-    }
-
-    /// Returns what a repeated request gets: the same answer without its secret.
-    fn reply(
-        &self,
-        ask: &Ask,
-        status: u16,
-        key: &KeyRecord,
-        showed_secret: bool,
-    ) -> Result<Option<KeptReply>, ApiError> {
-        if ask.idempotency.is_none() {
-            return Ok(None);
-        }
-        let mut body = json!(self.view(key, None)?);
-        if showed_secret {
-            body["secret_shown"] = Value::Bool(true);
-        }
-        Ok(self.kept(ask, status, body))
-    }
-
-    /// Returns an answer, which holds no secret, as it is kept for a repeated
-    /// request.
-    pub(super) fn kept(&self, ask: &Ask, status: u16, body: Value) -> Option<KeptReply> {
-        let idempotency = ask.idempotency.as_ref()?;
-        Some(KeptReply {
-            caller: ask.actor.name().to_owned(),
-            idempotency_key: idempotency.key.clone(),
-            request_digest: idempotency.request_digest,
-            at: self.clock.now(),
-            status,
-            body: body.to_string(),
-        })
-    }
-
-    /// Stores a change, and makes the caches forget what it changed.
-    pub(super) async fn commit(&self, change: Change) -> Result<(), ApiError> {
-        let keys: Vec<(Digest, bool)> = change
-            .new_keys
-            .iter()
-            .chain(&change.changed_keys)
-            .map(|key| (key.digest, key.imported))
-            .collect();
-        let accounts: Vec<String> = change
-            .new_accounts
-            .iter()
-            .map(|account| account.id.clone())
-            .chain(change.memberships.iter().map(|(account, _)| account.clone()))
-            .collect();
-        let keeps_reply = change.reply.is_some();
-        let stored = self.storage.commit(change, self.audit_key.clone()).await;
-        // Also after an error: one that came after the commit, as when the disk
-        // went away under the answer, must not leave the old key in force.
-        for (digest, imported) in keys {
-            if imported && stored.is_ok() {
-                self.cache.imported(digest);
-            }
-            self.cache.key_changed(digest);
-        }
-        for account in accounts {
-            self.cache.account_changed(&account);
-        }
-        match stored {
-            // The same request was a moment faster. Its answer is kept.
-            Err(StorageError::Exists { .. }) if keeps_reply => Err(ApiError::IdempotencyInUse),
-            stored => Ok(stored?),
-        }
-    }
-
-    /// Has a person confirm an operation, if it needs that.
-    async fn confirm(
-        &self,
-        ask: &Ask,
-        needs_code: bool,
-        phrase: impl FnOnce() -> String,
-    ) -> Result<(), ApiError> {
-        if !needs_code {
-            return Ok(());
-        }
-        let caller = match &ask.actor {
-            Actor::Operator => "the operator".to_owned(),
-            Actor::Platform => "the host".to_owned(),
-            Actor::Key(key) => format!("the key {}", key.id),
-        };
-        let operation = Operation::new(&caller, &phrase(), &ask.arguments);
-        Ok(self.verifier.require(ask.verification.as_deref(), &operation).await?)
-    }
-
-    /// Does something, and tells the audit log if it is refused. What is done
-    /// tells it itself, as a part of the change.
-    pub(super) async fn audited<T>(
-        &self,
-        ask: &Ask,
-        action: &str,
-        target: Option<&str>,
-        work: impl Future<Output = Result<T, ApiError>>,
-    ) -> Result<T, ApiError> {
-        let result = work.await;
-        if let Err(err) = &result
-            && let Some(code) = err.refusal()
-        {
-            self.note_refusal(ask, action, target, &code).await;
-        }
-        result
-    }
-
-    /// Tells the audit log that something was refused. The refusal stands
-    /// whether or not this could be written.
-    pub(crate) async fn note_refusal(
-        &self,
-        ask: &Ask,
-        action: &str,
-        target: Option<&str>,
-        code: &str,
-    ) {
-        let entry = journal::refused(ask, self.clock.now_ms(), action, target, code);
-        if let Err(err) = self.commit(Change { audit: vec![entry], ..Change::default() }).await {
-            tracing::error!(cause = %err, "a refusal was not written to the audit log");
-        }
-    }
-
     async fn owner_for(&self, ask: &Ask, named: Option<String>) -> Result<String, ApiError> {
         match (&ask.actor, named) {
             // Whether it may name another one is for the policy to say.
             (Actor::Key(key), named) => Ok(named.unwrap_or_else(|| key.account.clone())),
             (_, named) => self.owner(named).await,
         }
-    }
-
-    /// Adds to a plan what only the host can give.
-    pub(super) fn carry_out(
-        &self,
-        plan: KeyPlan,
-        now: u64,
-    ) -> Result<(KeyRecord, Secret), ApiError> {
-        if !crate::secret::is_prefix(&plan.prefix) {
-            // Such a secret would not be recognised when it comes back.
-            return Err(ApiError::Internal("the policy planned an impossible prefix".into()));
-        }
-        let secret = Secret::generate(self.brand.as_ref(), &plan.prefix);
-        let is_revealable = plan.revealable;
-        let mut key = KeyRecord {
-            masked: secret.masked().as_str().to_owned(),
-            digest: secret.digest(),
-            ..record(plan, now)
-        };
-        if is_revealable {
-            key.sealed_secret = Some(self.vault.seal(&key.id, &secret));
-        }
-        Ok((key, secret))
-    }
-
-    /// Returns how a key is shown. `secret` is in it only where it was just made
-    /// or revealed, and for keys that are safe to expose.
-    ///
-    /// # Errors
-    ///
-    /// If the policy fails at it, or a secret that may be shown does not open.
-    pub fn view(&self, key: &KeyRecord, secret: Option<Secret>) -> Result<KeyView, ApiError> {
-        let now = self.clock.now();
-        let status = self.policy.describe(&Stored::new(key).as_wit(), now)?;
-        let secret = match (&key.sealed_secret, secret) {
-            // Shown by default, in both modes.
-            (Some(sealed), None) if super::view::is_exposable(key) => {
-                Some(self.vault.open(&key.id, sealed)?)
-            }
-            (_, secret) => secret,
-        };
-        Ok(KeyView::new(key, &status, secret, now))
-    }
-}
-
-/// Returns the record of a planned key, without what its secret gives it.
-fn record(plan: KeyPlan, now: u64) -> KeyRecord {
-    KeyRecord {
-        id: mint_id("key_"),
-        account: plan.account,
-        mode: plan.mode.into(),
-        kind: plan.kind,
-        origin: plan.origin,
-        prefix: plan.prefix,
-        masked: String::new(),
-        digest: Digest::from_bytes([0; 32]),
-        sealed_secret: None,
-        name: plan.name,
-        note: plan.note,
-        permissions: plan.permissions,
-        connect_permissions: plan.connect_permissions,
-        ipv4_networks: plan.ipv4_nets.into_iter().map(Ipv4Network::from).collect(),
-        created_at: now,
-        ends_at: plan.ends_at,
-        restored_at: None,
-        money_moved_at: None,
-        last_use: None,
-        attributes: plan.attributes,
-        imported: false,
-        replaces: None,
-        replaced_by: None,
-        rotation: None,
-        end_noted: false,
-        revision: 1,
-    }
-}
-
-/// Returns a key that ends at this time. If that is now, its end is seen to.
-fn ended(key: KeyRecord, ends_at: u64, now: u64) -> KeyRecord {
-    let has_ended = now >= ends_at;
-    KeyRecord {
-        ends_at: Some(ends_at),
-        sealed_secret: key.sealed_secret.filter(|_| !has_ended),
-        end_noted: has_ended,
-        ..key
     }
 }
 
@@ -784,110 +383,5 @@ fn check_revision(ask: &Ask, key: &KeyRecord) -> Result<(), ApiError> {
     match ask.if_match {
         Some(revision) if revision != key.revision => Err(ApiError::PreconditionFailed),
         _ => Ok(()),
-    }
-}
-
-/// Tells whether this is a secret as it may be shown: printable, with a gap that
-/// hides nearly all of it.
-fn is_redacted(text: &str) -> bool {
-    let (Some(first), Some(last)) = (text.find('*'), text.rfind('*')) else { return false };
-    let (start, stars, end) = (&text[..first], &text[first..=last], &text[last + 1..]);
-    let word =
-        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    text.len() <= 64
-        && stars.len() >= 4
-        && stars.bytes().all(|byte| byte == b'*')
-        && start.len() <= 32
-        && end.len() <= 4
-        && word(start)
-        && word(end)
-}
-
-fn seconds(time: Timestamp) -> u64 {
-    u64::try_from(time.as_second()).unwrap_or_default()
-}
-
-/// Joins a list as the policy is told it.
-fn list(names: Option<&[String]>, param: &str) -> Result<Option<String>, ApiError> {
-    let Some(names) = names else { return Ok(None) };
-    // They travel as one list: a blank inside a name would make two.
-    if names.iter().any(|name| name.is_empty() || name.contains(char::is_whitespace)) {
-        let message = "an entry is empty or holds a blank".to_owned();
-        return Err(ApiError::Invalid { param: param.to_owned(), message });
-    }
-    Ok(Some(names.join(" ")))
-}
-
-/// What is wanted of a new key, with its lists joined.
-struct Request<'a> {
-    account: String,
-    wanted: &'a CreateKey,
-    permissions: String,
-    connect_permissions: String,
-    ip_allowlist: String,
-}
-
-impl<'a> Request<'a> {
-    fn new(account: String, wanted: &'a CreateKey) -> Result<Self, ApiError> {
-        let list = |names, param| list(Some(names), param).map(Option::unwrap_or_default);
-        Ok(Self {
-            account,
-            wanted,
-            permissions: list(&wanted.permissions, "permissions")?,
-            connect_permissions: list(&wanted.connect_permissions, "connect_permissions")?,
-            ip_allowlist: list(&wanted.ip_allowlist, "ip_allowlist")?,
-        })
-    }
-
-    fn as_wit(&self) -> KeyRequest<'_> {
-        KeyRequest {
-            account: &self.account,
-            mode: if self.wanted.livemode { Mode::Live } else { Mode::Test }.into(),
-            kind: &self.wanted.kind,
-            name: &self.wanted.name,
-            note: &self.wanted.note,
-            permissions: &self.permissions,
-            connect_permissions: &self.connect_permissions,
-            ip_allowlist: &self.ip_allowlist,
-            ends_at: self.wanted.expires_at.map(seconds),
-        }
-    }
-}
-
-/// A key as the policy is told of it.
-struct Stored<'a> {
-    record: &'a KeyRecord,
-    key: crate::engine::contract::Key,
-}
-
-impl<'a> Stored<'a> {
-    fn new(record: &'a KeyRecord) -> Self {
-        Self { record, key: record.clone().into() }
-    }
-
-    fn as_wit(&self) -> StoredKey<'_> {
-        StoredKey {
-            key: &self.key,
-            name: &self.record.name,
-            note: &self.record.note,
-            has_secret: self.record.sealed_secret.is_some(),
-            imported: self.record.imported,
-            replaced_by: self.record.replaced_by.as_deref(),
-            rotation: self.record.rotation.as_ref().map(|rotation| Schedule {
-                at: rotation.at,
-                every_days: rotation.every_days,
-                expire_current_in_minutes: rotation.expire_current_in_minutes,
-            }),
-        }
-    }
-}
-
-impl From<Schedule> for RotationSchedule {
-    fn from(schedule: Schedule) -> Self {
-        Self {
-            at: schedule.at,
-            every_days: schedule.every_days,
-            expire_current_in_minutes: schedule.expire_current_in_minutes,
-        }
     }
 }

@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::{Keys, wanted::Stored};
 use crate::{
     engine::contract::lifecycle::KeyStatus,
+    error::ApiError,
     secret::Secret,
     storage::{AccountRecord, Ipv4Network, KeyRecord, Mode, OrganizationRecord},
 };
@@ -224,6 +226,25 @@ impl From<&OrganizationRecord> for OrganizationView {
             name: organization.name.clone(),
             created: timestamp(organization.created_at),
         }
+    }
+}
+
+impl Keys {
+    /// Returns how a key is shown. `secret` is in it only where it was just made
+    /// or revealed, and for keys that are safe to expose.
+    ///
+    /// # Errors
+    ///
+    /// If the policy fails at it, or a secret that may be shown does not open.
+    pub fn view(&self, key: &KeyRecord, secret: Option<Secret>) -> Result<KeyView, ApiError> {
+        let now = self.clock.now();
+        let status = self.policy.describe(&Stored::new(key).as_wit(), now)?;
+        let secret = match (&key.sealed_secret, secret) {
+            // Shown by default, in both modes.
+            (Some(sealed), None) if is_exposable(key) => Some(self.vault.open(&key.id, sealed)?),
+            (_, secret) => secret,
+        };
+        Ok(KeyView::new(key, &status, secret, now))
     }
 }
 
