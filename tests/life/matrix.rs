@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use wardkey::{api::admin::ROUTES, secret::Secret};
 
 use super::{
-    Answer, DAY, KEYS, Life, Made, NOON, common::account_named, on, outcome, text, time, token,
+    Answer, DAY, KEYS, Life, Made, NOON, common::account_named, on, outcome, send_json, text, time,
+    token,
 };
 
 /// The callers, in the order of the columns of [`TABLE`].
@@ -32,8 +33,7 @@ const CALLERS: [&str; 17] = [
     "a secret live key, of a test key",
 ];
 
-/// A route, and what comes of it for each caller. A column that is not there is
-/// the one before it.
+/// A route, and what comes of it for each caller.
 struct Row(&'static str, [&'static str; CALLERS.len()]);
 
 const OPERATOR: &str = "401 operator_required";
@@ -170,6 +170,8 @@ const TABLE: &[Row] = &[
     reading("GET /v2/iam/api_keys/{id}", MISSING),
     reading("GET /v2/iam/api_keys", "200"),
     reading("GET /v2/request_logs", "200"),
+    // The operator is no key.
+    but(asking("GET /v2/iam/api_keys/self"), 3, MISSING),
     asking("GET /v2/iam/permissions"),
     asking("POST /v2/iam/permissions/resolve"),
 ];
@@ -287,7 +289,7 @@ impl Callers {
         let (method, path) = request.split_once(' ').unwrap();
         let before = self.life.state();
         let admin = self.life.host.admin;
-        let answer = super::send_json(admin, method, path, &[], &body.to_string());
+        let answer = send_json(admin, method, path, &[], &body.to_string());
         assert_eq!(outcome(&answer), expected, "{request}: {answer:?}");
         assert_eq!(self.life.state(), before, "{request}");
         answer
@@ -346,13 +348,15 @@ fn each_route_is_open_to_whom_it_is_for_and_to_nobody_else() {
 fn a_path_that_leads_nowhere_says_nothing_to_strangers() {
     let life = Life::start();
     let key = life.default_secret("secret", false).secret;
-    for request in
-        ["GET /", "GET /v2", "GET /v2/nothing", "POST /v2/iam/api_keys/x/y", "GET /verify"]
-    {
-        life.check_as("x", request, Value::Null, &[], OPERATOR);
-        life.check_as(&key, request, Value::Null, &[], OPERATOR);
-        let operator = &life.host.operator;
-        life.check_as(operator, request, Value::Null, &[], "404");
+    for target in ["/", "/v2", "/v2/nothing", "/v2/iam/api_keys/x/y/z", "/verify", "/metrics"] {
+        for (credential, expected) in
+            [("x", OPERATOR), (&*key, OPERATOR), (&*life.host.operator, "404")]
+        {
+            let auth = format!("Bearer {credential}");
+            let headers = [("Authorization", auth.as_str())];
+            let answer = send_json(life.host.admin, "GET", target, &headers, "");
+            assert_eq!(outcome(&answer), expected, "{target}: {answer:?}");
+        }
     }
 }
 
