@@ -358,6 +358,8 @@ impl Run {
         ]
         .into_iter()
         .filter(|(_, op)| self.model.predict(Caller::Operator, op, now).is_ok())
+        // What is shown by default needs no revealing.
+        .filter(|(name, _)| *name != "reveal" || key.kind != "publishable")
         .map(|(name, _)| name)
         .collect();
         let has_ended = key.has_ended(now);
