@@ -1110,6 +1110,8 @@ impl Run {
         .into_iter()
         .filter(|(_, op)| self.model.predict(Caller::Operator, op, now).is_ok())
         .map(|(name, _)| name)
+        // What is shown anyway has nothing to reveal (S37).
+        .filter(|name| *name != "reveal" || key.kind != "publishable")
         .collect();
         let has_ended = key.has_ended(now);
         let limited = !has_ended && key.kind != "publishable" && key.is_limited(now);
