@@ -46,30 +46,39 @@ pub struct Seen {
 /// If storage failed. What was done is done, and the rest is due the next time.
 pub async fn run_due(host: &Host) -> Result<Seen, ApiError> {
     let mut seen = Seen::default();
+    let mut failed = None;
     // Ends first: what has ended is not rotated.
     loop {
-        let now = host.clock.now();
-        let ended = host.storage.unnoted_ends(now, BATCH).await?;
+        let ended = host.storage.unnoted_ends(host.clock.now(), BATCH).await?;
+        let before = seen.ends;
         for key in &ended {
-            host.keys.note_end(key).await?;
+            // One that fails must not keep the others from their turn.
+            match host.keys.note_end(key).await {
+                Ok(()) => seen.ends += 1,
+                Err(err) => failed = Some(err),
+            }
         }
-        seen.ends += ended.len();
-        if ended.len() < BATCH {
+        if ended.len() < BATCH || seen.ends == before {
             break;
         }
     }
     loop {
-        let now = host.clock.now();
-        let due = host.storage.due_rotations(now, BATCH).await?;
+        let due = host.storage.due_rotations(host.clock.now(), BATCH).await?;
+        let before = seen.rotations;
         for key in &due {
-            host.keys.rotate_if_due(&key.id).await?;
+            match host.keys.rotate_if_due(&key.id).await {
+                Ok(()) => seen.rotations += 1,
+                Err(err) => failed = Some(err),
+            }
         }
-        seen.rotations += due.len();
-        if due.len() < BATCH {
+        if due.len() < BATCH || seen.rotations == before {
             break;
         }
     }
-    Ok(seen)
+    match failed {
+        Some(err) => Err(err),
+        None => Ok(seen),
+    }
 }
 
 /// Drops what is too old to be kept. Returns how many entries of the request log

@@ -241,10 +241,17 @@ impl Doorman {
         if changes && self.host.refusals.would_be_spent(caller.clone(), now_ms) {
             return Err(ApiError::TooManyRefusals);
         }
-        parts.extensions.insert(ask);
+        parts.extensions.insert(ask.clone());
         let (AdminAccess::Credential(data_dir) | AdminAccess::Socket(data_dir)) = &self.access;
         parts.extensions.insert(Arc::clone(data_dir));
         let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+        // The same request was a moment faster, and has left nothing to do: a key
+        // that was rotated, or has ended. Its answer is this one's.
+        if response.status().is_client_error()
+            && let Some(answer) = self.kept_reply(&ask).await?
+        {
+            return Ok(answer);
+        }
         if changes && response.status().is_client_error() {
             self.host.refusals.is_spent(caller, now_ms);
         }
