@@ -361,6 +361,8 @@ impl Run {
         // What is shown by default needs no revealing.
         .filter(|(name, _)| *name != "reveal" || key.kind != "publishable")
         .map(|(name, _)| name)
+        // What is shown anyway has nothing to reveal (S37).
+        .filter(|name| *name != "reveal" || key.kind != "publishable")
         .collect();
         let has_ended = key.has_ended(now);
         let limited = !has_ended && key.kind != "publishable" && key.is_limited(now);
