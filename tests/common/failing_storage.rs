@@ -146,6 +146,9 @@ pass_on! {
     imported_digests() -> Vec<Digest>;
     sealed_secrets(after: Option<&str>, limit: usize) -> Vec<(String, Vec<u8>)>;
     replace_sealed_secrets(secrets: Vec<(String, Vec<u8>, Vec<u8>)>) -> ();
+    list_policies() -> Vec<PolicyRecord>;
+    find_policy(digest: Digest) -> Option<(PolicyRecord, Arc<[u8]>)>;
+    list_activations(limit: usize) -> Vec<Activation>;
     find_reply(caller: &str, idempotency_key: &str) -> Option<KeptReply>;
     list_audit(filter: AuditFilter) -> Vec<SealedAuditEntry>;
     list_accounts(after: Option<&str>, limit: usize) -> Vec<AccountRecord>;

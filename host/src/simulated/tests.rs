@@ -817,6 +817,18 @@ impl Storage for Memory {
         unreachable!()
     }
 
+    async fn list_policies(&self) -> StorageResult<Vec<PolicyRecord>> {
+        unreachable!()
+    }
+
+    async fn find_policy(&self, _: Digest) -> StorageResult<Option<(PolicyRecord, Arc<[u8]>)>> {
+        unreachable!()
+    }
+
+    async fn list_activations(&self, _: usize) -> StorageResult<Vec<Activation>> {
+        unreachable!()
+    }
+
     async fn find_reply(&self, _: &str, _: &str) -> StorageResult<Option<KeptReply>> {
         unreachable!()
     }

@@ -23,9 +23,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ffi};
 
 use self::connections::{Durability, Readers, Writer};
 use super::{
-    AccountRecord, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry, LogFilter, Mode,
-    ObjectRecord, OrganizationRecord, Page, SealedAuditEntry, Storage, StorageError, StorageResult,
-    StoredAnswer, UsageMark,
+    AccountRecord, Activation, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry,
+    LogFilter, Mode, ObjectRecord, OrganizationRecord, Page, PolicyRecord, SealedAuditEntry,
+    Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
 };
 use crate::{audit::AuditKey, secret::Digest};
 
@@ -36,6 +36,7 @@ mod keys;
 mod log;
 mod migrations;
 mod objects;
+mod policies;
 
 /// How many rows the request log holds: three weeks at one request every two
 /// seconds, or the last minutes of a busy host, in about 250 MB of disk. The
@@ -217,6 +218,21 @@ impl Storage for SqliteStorage {
         secrets: Vec<(String, Vec<u8>, Vec<u8>)>,
     ) -> StorageResult<()> {
         self.write(move |tx| keys::replace_sealed_secrets(tx, &secrets)).await
+    }
+
+    async fn list_policies(&self) -> StorageResult<Vec<PolicyRecord>> {
+        self.read(|db| policies::list(db)).await
+    }
+
+    async fn find_policy(
+        &self,
+        digest: Digest,
+    ) -> StorageResult<Option<(PolicyRecord, Arc<[u8]>)>> {
+        self.read(move |db| policies::find(db, digest)).await
+    }
+
+    async fn list_activations(&self, limit: usize) -> StorageResult<Vec<Activation>> {
+        self.read(move |db| policies::activations(db, limit)).await
     }
 
     async fn find_reply(
