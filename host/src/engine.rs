@@ -131,8 +131,7 @@ pub enum Run<T> {
 pub struct Engine {
     engine: wasmtime::Engine,
     linker: Linker<Call>,
-    /// Keeps the ticking thread alive.
-    _clockwork: Arc<Epoch>,
+    clockwork: Arc<Epoch>,
 }
 
 impl fmt::Debug for Engine {
@@ -198,7 +197,7 @@ impl Engine {
         storage.func_wrap("find-accounts", find_accounts)?;
         let clockwork = Arc::new(Epoch(engine.clone()));
         budget::start_ticking(&clockwork)?;
-        Ok(Self { engine, linker, _clockwork: clockwork })
+        Ok(Self { engine, linker, clockwork })
     }
 
     /// Compiles a component and checks it against the contract. Takes up to
@@ -226,6 +225,7 @@ impl Engine {
             lifecycle: optional(&pre, "lifecycle", lifecycle::GuestIndices::new)?,
             catalogue: optional(&pre, "catalogue", catalogue::GuestIndices::new)?,
             explain: optional(&pre, "explain", explain::GuestIndices::new)?,
+            _clockwork: Arc::clone(&self.clockwork),
             digest: Digest::of_bytes(bytes),
             size_bytes: bytes.len(),
             pre,
@@ -252,6 +252,9 @@ fn optional<T>(
 /// A component that was checked and compiled, ready to be asked.
 pub struct Policy {
     pre: InstancePre<Call>,
+    /// Keeps the thread alive that ticks. An engine may be dropped once its
+    /// policies are loaded, and without ticks no loop would ever end.
+    _clockwork: Arc<Epoch>,
     digest: Digest,
     size_bytes: usize,
     authorizer: authorizer::GuestIndices,

@@ -8,7 +8,7 @@ use std::{
 
 use wardkey::{
     engine::{
-        EngineError,
+        Engine, EngineError, Policy,
         contract::Request,
         contract::{Credential, Source},
     },
@@ -31,7 +31,20 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_loop_is_interrupted_after_about_two_budgets() {
-    let policy = engine().load(&Guest::new(LOOP).build()).unwrap();
+    check_loop(&engine().load(&Guest::new(LOOP).build()).unwrap());
+}
+
+/// Nobody needs an engine once its policies are loaded, but for their time.
+#[test]
+fn a_loop_is_interrupted_when_its_engine_is_gone() {
+    let engine = Engine::new().unwrap();
+    let policy = engine.load(&Guest::new(LOOP).build()).unwrap();
+    drop(engine);
+    check_loop(&policy);
+}
+
+#[track_caller]
+fn check_loop(policy: &Policy) {
     let request = Request {
         credential: Credential::Absent,
         method: "GET",
