@@ -541,7 +541,7 @@ impl Keys {
     }
 
     /// Stores a change, and makes the caches forget what it changed.
-    pub(super) async fn commit(&self, change: Change) -> Result<(), ApiError> {
+    pub(crate) async fn commit(&self, change: Change) -> Result<(), ApiError> {
         let keys: Vec<(Digest, bool)> = change
             .new_keys
             .iter()
@@ -595,7 +595,7 @@ impl Keys {
 
     /// Does something, and tells the audit log if it is refused. What is done
     /// tells it itself, as a part of the change.
-    async fn audited<T>(
+    pub(crate) async fn audited<T>(
         &self,
         ask: &Ask,
         action: &str,

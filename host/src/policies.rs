@@ -1,0 +1,431 @@
+//! Policies that were pushed: kept, tried, put in force, and taken back.
+//!
+//! # Invariants
+//!
+//! - A policy is called by the SHA-256 of its bytes, so that what was tried is
+//!   what is put in force.
+//! - A policy is loaded and tried before it is kept, and again before it is put
+//!   in force. What fails at any step leaves the one in force alone.
+//! - What is in force is stored before it is in force, and by one at a time: the
+//!   last row of the activations is what every restart comes back to. A host
+//!   that cannot load that one does not start with another.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::{
+    active_policy::{ActivePolicy, STANDARD_POLICY},
+    clock::Clock,
+    engine::{Engine, LoadError, MAX_COMPONENT_BYTES, Policy},
+    error::ApiError,
+    keys::{Ask, Keys},
+    secret::Digest,
+    storage::{Activation, Change, PolicyRecord, Storage},
+    trial::{TrialError, try_policy},
+};
+
+/// The longest name or version, in characters.
+const MAX_TEXT_CHARS: usize = 100;
+
+/// How many policies are loaded at once: a component of the largest size takes a
+/// core for seconds, and requests need the others.
+const LOADS_AT_ONCE: usize = 1;
+
+/// How far rolling back looks for what was in force before.
+const HISTORY: usize = 100;
+
+/// What the standard policy is called instead of its digest.
+pub const STANDARD: &str = "standard";
+
+/// A policy that somebody pushes.
+#[derive(Clone, Debug)]
+pub struct PushPolicy {
+    /// What to call it.
+    pub name: String,
+    /// Which version of that.
+    pub version: String,
+    /// Goes up with every release.
+    pub revision: u64,
+    /// The component.
+    pub bytes: Arc<[u8]>,
+}
+
+/// A policy, and how it stands.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The policy.
+    pub record: PolicyRecord,
+    /// Whether it is in force.
+    pub is_active: bool,
+}
+
+/// Everything that can be done with policies.
+pub struct Policies {
+    storage: Arc<dyn Storage>,
+    keys: Arc<Keys>,
+    engine: Arc<Engine>,
+    active: Arc<ActivePolicy>,
+    clock: Clock,
+    /// Set where a file is in force, whatever storage says.
+    is_pinned: bool,
+    /// Held from reading what is in force until another is: the order of the
+    /// rows is the order of the swaps.
+    activating: Mutex<()>,
+    loading: Semaphore,
+}
+
+impl Policies {
+    /// Makes it, and puts in force what storage says. With `is_pinned`, what the
+    /// host was started with stays.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be loaded. There is no second choice: another policy would
+    /// be other rules.
+    pub async fn start(
+        storage: Arc<dyn Storage>,
+        keys: Arc<Keys>,
+        engine: Arc<Engine>,
+        active: Arc<ActivePolicy>,
+        clock: Clock,
+        is_pinned: bool,
+    ) -> Result<Self, ApiError> {
+        let policies = Self {
+            storage,
+            keys,
+            engine,
+            active,
+            clock,
+            is_pinned,
+            activating: Mutex::default(),
+            loading: Semaphore::new(LOADS_AT_ONCE),
+        };
+        let last = policies.storage.list_activations(1).await?.into_iter().next();
+        if let Some(Activation { policy: Some(digest), .. }) = last
+            && !is_pinned
+        {
+            let (_, bytes) = policies.find(digest).await?;
+            policies.active.activate(policies.load(bytes).await?);
+        }
+        Ok(policies)
+    }
+
+    /// Loads and tries a policy, and keeps it. It is not in force. One that is
+    /// there already is returned as it is.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it; then nothing was kept.
+    pub async fn push(&self, ask: &Ask, wanted: PushPolicy) -> Result<Listed, ApiError> {
+        const ACTION: &str = "policy.pushed";
+        let digest = Digest::of_bytes(&wanted.bytes);
+        let target = digest.to_hex();
+        self.keys
+            .audited(ask, ACTION, Some(&target), async {
+                check_text("name", &wanted.name)?;
+                check_text("version", &wanted.version)?;
+                if let Some((record, _)) = self.storage.find_policy(digest).await? {
+                    return Ok(self.listed(record));
+                }
+                let policy = self.load(Arc::clone(&wanted.bytes)).await?;
+                let record = PolicyRecord {
+                    digest,
+                    name: wanted.name,
+                    version: wanted.version,
+                    revision: wanted.revision,
+                    interfaces: policy.interfaces().join(" "),
+                    size_bytes: wanted.bytes.len() as u64,
+                    pushed_at: self.clock.now(),
+                    pushed_by: ask.actor.name().to_owned(),
+                    signature: None,
+                    retired_at: None,
+                };
+                let after = json!({
+                    "name": record.name,
+                    "version": record.version,
+                    "revision": record.revision,
+                    "size_bytes": record.size_bytes,
+                });
+                let entry = self.keys.entry(ask, ACTION, Some(&target), None, Some(after));
+                let change = Change {
+                    new_policies: vec![(record.clone(), wanted.bytes)],
+                    audit: vec![entry],
+                    ..Change::default()
+                };
+                self.keys.commit(change).await?;
+                Ok(self.listed(record))
+            })
+            .await
+    }
+
+    /// Returns all policies, the newest first and the standard one last.
+    ///
+    /// # Errors
+    ///
+    /// If storage failed.
+    pub async fn list(&self) -> Result<Vec<Listed>, ApiError> {
+        let records = self.storage.list_policies().await?;
+        let standard = standard();
+        let has_standard = records.iter().any(|record| record.digest == standard.digest);
+        let own = (!has_standard).then_some(standard);
+        Ok(records.into_iter().chain(own).map(|record| self.listed(record)).collect())
+    }
+
+    /// Returns a policy by its digest, by the start of it, or as `standard`.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or more than one.
+    pub async fn named(&self, name: &str) -> Result<Listed, ApiError> {
+        let missing =
+            || ApiError::NotFound { what: "policy", id: crate::scrub::scrub(name).into_owned() };
+        let fits = |listed: &Listed| {
+            let is_standard = listed.record.digest == standard().digest;
+            match name {
+                STANDARD => is_standard,
+                start => {
+                    start.len() >= MIN_DIGEST_CHARS
+                        && listed.record.digest.to_hex().starts_with(start)
+                }
+            }
+        };
+        let mut found = self.list().await?.into_iter().filter(fits);
+        match (found.next(), found.next()) {
+            (Some(listed), None) => Ok(listed),
+            (Some(_), Some(_)) => Err(ApiError::Invalid {
+                param: "digest".to_owned(),
+                message: "several policies begin like this: give more of the digest".to_owned(),
+            }),
+            (None, _) => Err(missing()),
+        }
+    }
+
+    /// Puts a policy in force: every request that begins after this returns is
+    /// decided by it, and those under way by the one that they began with.
+    ///
+    /// # Errors
+    ///
+    /// If it is retired, older than what was in force, or fails; then what is in
+    /// force stays.
+    pub async fn activate(&self, ask: &Ask, name: &str) -> Result<Listed, ApiError> {
+        const ACTION: &str = "policy.activated";
+        self.keys
+            .audited(ask, ACTION, Some(name), async {
+                let wanted = self.named(name).await?.record;
+                let _activating = self.activating.lock().await;
+                self.check_revision(&wanted).await?;
+                self.put_in_force(ask, ACTION, "activated", wanted).await
+            })
+            .await
+    }
+
+    /// Puts in force what was before, or the one named, even if it is older.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it fails; then what is in force stays.
+    pub async fn roll_back(&self, ask: &Ask, to: Option<&str>) -> Result<Listed, ApiError> {
+        const ACTION: &str = "policy.rolled_back";
+        self.keys
+            .audited(ask, ACTION, to, async {
+                let _activating = self.activating.lock().await;
+                let wanted = match to {
+                    Some(name) => self.named(name).await?.record,
+                    None => self.before().await?,
+                };
+                self.put_in_force(ask, ACTION, "rolled back", wanted).await
+            })
+            .await
+    }
+
+    /// Sees to it that a policy is never put in force again. Its bytes stay: the
+    /// request log names it.
+    ///
+    /// # Errors
+    ///
+    /// If it is in force, or is the standard one, which is a part of the host.
+    pub async fn retire(&self, ask: &Ask, name: &str) -> Result<Listed, ApiError> {
+        const ACTION: &str = "policy.retired";
+        self.keys
+            .audited(ask, ACTION, Some(name), async {
+                let _activating = self.activating.lock().await;
+                let listed = self.named(name).await?;
+                if listed.is_active {
+                    let message = "this policy is in force: put another one in force first";
+                    return Err(ApiError::Conflict(message.to_owned()));
+                }
+                let digest = listed.record.digest;
+                if self.storage.find_policy(digest).await?.is_none() {
+                    let message = "the standard policy is a part of the host";
+                    return Err(ApiError::Conflict(message.to_owned()));
+                }
+                let at = self.clock.now();
+                let target = digest.to_hex();
+                let entry = self.keys.entry(ask, ACTION, Some(&target), None, None);
+                let change = Change {
+                    retired_policies: vec![(digest, at)],
+                    audit: vec![entry],
+                    ..Change::default()
+                };
+                self.keys.commit(change).await?;
+                let retired_at = listed.record.retired_at.or(Some(at));
+                Ok(self.listed(PolicyRecord { retired_at, ..listed.record }))
+            })
+            .await
+    }
+
+    /// Loads, tries, stores and swaps, in this order.
+    async fn put_in_force(
+        &self,
+        ask: &Ask,
+        action: &str,
+        reason: &str,
+        wanted: PolicyRecord,
+    ) -> Result<Listed, ApiError> {
+        if self.is_pinned {
+            return Err(ApiError::Conflict(
+                "this host was started with `--policy`, which is in force whatever is stored; \
+                 start it without"
+                    .to_owned(),
+            ));
+        }
+        if wanted.retired_at.is_some() {
+            return Err(ApiError::Conflict("this policy was retired".to_owned()));
+        }
+        let before = self.active.get().digest();
+        let stored = self.storage.find_policy(wanted.digest).await?;
+        let (policy, loaded) = match stored {
+            Some((_, bytes)) => (Some(wanted.digest), self.load(bytes).await?),
+            None => (None, self.load(STANDARD_POLICY.into()).await?),
+        };
+        let last = self.storage.list_activations(1).await?.into_iter().next();
+        let activation = Activation {
+            number: last.map_or(1, |last| last.number + 1),
+            policy,
+            overlays: Vec::new(),
+            at: self.clock.now(),
+            actor: ask.actor.name().to_owned(),
+            reason: reason.to_owned(),
+        };
+        let entry = self.keys.entry(
+            ask,
+            action,
+            Some(&wanted.digest.to_hex()),
+            Some(json!({ "active": before.to_hex() })),
+            Some(json!({ "active": wanted.digest.to_hex() })),
+        );
+        let change =
+            Change { activation: Some(activation), audit: vec![entry], ..Change::default() };
+        self.keys.commit(change).await?;
+        self.active.activate(loaded);
+        Ok(self.listed(wanted))
+    }
+
+    /// Refuses what is older than what was in force already, unless it is asked
+    /// for as a rollback: an old release that is pushed again by mistake, or by
+    /// somebody who knows what it lets through.
+    async fn check_revision(&self, wanted: &PolicyRecord) -> Result<(), ApiError> {
+        let records = self.storage.list_policies().await?;
+        let revision = |digest| {
+            let record = records.iter().find(|record| record.digest == digest);
+            record.map_or(0, |record| record.revision)
+        };
+        let activations = self.storage.list_activations(HISTORY).await?;
+        let newest = activations.iter().filter_map(|one| one.policy).map(revision).max();
+        match newest {
+            Some(newest) if wanted.revision < newest => Err(ApiError::Conflict(format!(
+                "revision {newest} was in force, and this is revision {}: to go back is a rollback",
+                wanted.revision
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns what was in force before what is.
+    async fn before(&self) -> Result<PolicyRecord, ApiError> {
+        let standard = standard();
+        let active = self.active.get().digest();
+        let activations = self.storage.list_activations(HISTORY).await?;
+        let before = activations
+            .iter()
+            .map(|one| one.policy.unwrap_or(standard.digest))
+            // Before the first activation, the standard policy was.
+            .chain([standard.digest])
+            .find(|digest| *digest != active);
+        let nothing = || ApiError::Conflict("no other policy was in force before".to_owned());
+        let digest = before.ok_or_else(nothing)?;
+        match self.storage.find_policy(digest).await? {
+            Some((record, _)) => Ok(record),
+            None => Ok(standard),
+        }
+    }
+
+    async fn find(&self, digest: Digest) -> Result<(PolicyRecord, Arc<[u8]>), ApiError> {
+        let found = self.storage.find_policy(digest).await?;
+        found.ok_or_else(|| ApiError::NotFound { what: "policy", id: digest.to_hex() })
+    }
+
+    /// Compiles, checks and tries a component, away from the threads that
+    /// requests run on.
+    async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Policy>, ApiError> {
+        if bytes.len() > MAX_COMPONENT_BYTES {
+            return Err(LoadError::TooLarge(bytes.len()).into());
+        }
+        let _permit = self.loading.acquire().await.ok();
+        let (engine, now) = (Arc::clone(&self.engine), self.clock.now());
+        let loaded = tokio::task::spawn_blocking(move || {
+            let policy = engine.load(&bytes).map_err(ApiError::from)?;
+            try_policy(&policy, now)?;
+            Ok::<_, ApiError>(Arc::new(policy))
+        });
+        loaded.await.map_err(|err| ApiError::Internal(err.into()))?
+    }
+
+    fn listed(&self, record: PolicyRecord) -> Listed {
+        Listed { is_active: self.active.get().digest() == record.digest, record }
+    }
+}
+
+/// The least of a digest that names a policy, in hexadecimal digits.
+const MIN_DIGEST_CHARS: usize = 8;
+
+/// The standard policy, as if it had been pushed.
+fn standard() -> PolicyRecord {
+    PolicyRecord {
+        digest: Digest::of_bytes(STANDARD_POLICY),
+        name: STANDARD.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: 0,
+        interfaces: "authorizer lifecycle catalogue explain".to_owned(),
+        size_bytes: STANDARD_POLICY.len() as u64,
+        pushed_at: 0,
+        pushed_by: "platform".to_owned(),
+        signature: None,
+        retired_at: None,
+    }
+}
+
+fn check_text(param: &str, text: &str) -> Result<(), ApiError> {
+    let fits = (1..=MAX_TEXT_CHARS).contains(&text.chars().count());
+    if fits && text.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+        return Ok(());
+    }
+    Err(ApiError::Invalid {
+        param: param.to_owned(),
+        message: format!("use 1 to {MAX_TEXT_CHARS} visible ASCII characters"),
+    })
+}
+
+impl From<TrialError> for ApiError {
+    fn from(err: TrialError) -> Self {
+        Self::PolicyRefused(err.to_string())
+    }
+}
+
+impl From<LoadError> for ApiError {
+    fn from(err: LoadError) -> Self {
+        Self::PolicyRefused(err.to_string())
+    }
+}
