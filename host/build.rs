@@ -7,7 +7,7 @@ mod component;
 use std::{env, path::PathBuf, process};
 
 fn main() {
-    println!("cargo::rerun-if-changed=build/component.rs");
+    println!("cargo::rerun-if-changed=build");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("..");
     for folder in ["policy/src", "policy/build.rs", "policy/Cargo.toml", "policy/catalogue.toml"] {

@@ -26,6 +26,10 @@ use wasm_encoder::{ExportSection, Module, RawSection};
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
+use self::shim::without_shim;
+
+mod shim;
+
 /// The environment variables that a build depends on.
 pub(crate) const VARIABLES: &[&str] =
     &["WARDKEY_POLICY_WASM", "WARDKEY_CATALOGUE", "WARDKEY_OFFLINE"];
@@ -66,6 +70,7 @@ pub(crate) fn build(root: &Path, out: &Path, catalogue: Option<&OsStr>) -> Resul
         .context("the core module holds no WIT")?
         .encode()
         .context("wrapping the core module as a component")?;
+    let component = without_shim(&component).context("rewriting the component")?;
     let path = out.join("policy.wasm");
     fs::write(&path, component).context("writing the component")?;
     Ok(path)

@@ -8,8 +8,8 @@ use std::ops::Deref;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
 /// The longest credential that is looked at, without its scheme. Our own
@@ -27,14 +27,33 @@ pub const MAX_CREDENTIAL_BYTES: usize = 512;
 pub fn presented_secret(
     headers: &HeaderMap,
 ) -> Result<Option<PresentedSecret<'_>>, CredentialError> {
+    match authorization(headers)? {
+        Some(value) => secret_in(value),
+        None => Ok(None),
+    }
+}
+
+/// Returns the one header that [`secret_in`] reads. A clone of it shares its
+/// bytes: for who changes the headers while the secret is still needed.
+///
+/// # Errors
+///
+/// If there are several.
+pub fn authorization(headers: &HeaderMap) -> Result<Option<&HeaderValue>, CredentialError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
+    let value = values.next();
     if values.next().is_some() {
         return Err(CredentialError::Repeated);
     }
+    Ok(value)
+}
 
+/// Returns the secret in an `Authorization` header, as [`presented_secret`] does.
+///
+/// # Errors
+///
+/// If there is a credential but no one reading of it.
+pub fn secret_in(value: &HeaderValue) -> Result<Option<PresentedSecret<'_>>, CredentialError> {
     let value = value.as_bytes().trim_ascii();
     let scheme_len = value.iter().position(|byte| is_blank(*byte)).unwrap_or(value.len());
     let (scheme, rest) = value.split_at(scheme_len);
@@ -61,16 +80,6 @@ pub enum PresentedSecret<'a> {
     Borrowed(&'a str),
     /// Decoded from Basic authentication.
     Decoded(Zeroizing<String>),
-}
-
-impl PresentedSecret<'_> {
-    /// Returns it free of the header, which can then be changed.
-    pub fn into_owned(self) -> PresentedSecret<'static> {
-        PresentedSecret::Decoded(match self {
-            Self::Borrowed(text) => Zeroizing::new(text.to_owned()),
-            Self::Decoded(text) => text,
-        })
-    }
 }
 
 impl Deref for PresentedSecret<'_> {
@@ -151,7 +160,6 @@ fn is_blank(byte: u8) -> bool {
 mod tests {
     use super::CredentialError::*;
     use super::*;
-    use http::HeaderValue;
 
     /// `expected` is the secret, and empty if the caller presents none.
     #[track_caller]

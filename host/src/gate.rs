@@ -4,7 +4,7 @@
 //! `Gate::answer` reads as the life of a request. What it hands to the
 //! backend is a `Permit`, and there is no other way to get one.
 
-use std::{borrow::Cow, mem, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, io::Write as _, mem, net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -20,7 +20,7 @@ use crate::{
     cache::Cache,
     client_address::client_address,
     clock::Clock,
-    credential::{PresentedSecret, presented_secret},
+    credential::{authorization, secret_in},
     decide::{Decided, Decider},
     engine::contract::{Decision, Grant, Request as Question},
     error::{AnsweredCode, ApiError},
@@ -37,7 +37,7 @@ use crate::{
     storage::{LogEntry, Mode},
     throttle::{self, Throttle},
     upstream::Upstream,
-    usage::UsageMarks,
+    usage::{Endpoint, UsageMarks},
 };
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -66,6 +66,9 @@ const MAX_LOGGED_PATH_BYTES: usize = 200;
 /// The longest value of a header that the policy is told, in bytes. The longest
 /// context has four ids of thirty.
 pub(crate) const MAX_HEADER_BYTES: usize = 256;
+
+/// The longest address as text, `ffff:…:255.255.255.255`, in bytes.
+const MAX_ADDRESS_BYTES: usize = 45;
 
 /// What is logged as the status where the client went away before there was an
 /// answer. No such status is ever sent; nginx writes the same.
@@ -279,7 +282,9 @@ impl Gate {
             let method = entry.entry.method.clone();
             return Err(ApiError::NoRoute { method, path: path.to_owned() });
         }
-        let secret = presented_secret(request.headers())?.map(PresentedSecret::into_owned);
+        // Shared and not copied: the headers are cleaned before it was read.
+        let authorization = authorization(request.headers())?.cloned();
+        let secret = authorization.as_ref().map(secret_in).transpose()?.flatten();
         let brand = self.config.brand.as_ref();
         let presented = secret.as_deref().map(|text| self.cache.recognise(text, brand));
         let digest = match &presented {
@@ -312,11 +317,11 @@ impl Gate {
         log.policy = Some(policy.digest());
         log.decision_us = took_us;
         let (permit, endpoint) = match answer {
-            Decision::Allow(grant) => {
+            Decision::Allow(mut grant) => {
                 entry.outcome = Outcome::Allowed;
                 log.key_id = Some(grant.key.clone());
                 log.account = Some(grant.account.clone());
-                let endpoint = grant.endpoint.clone();
+                let endpoint = grant.endpoint.take();
                 (Ok(Permit { grant, digest }), endpoint)
             }
             Decision::Deny(mut denial) => {
@@ -342,7 +347,7 @@ impl Gate {
         let grant = &permit.grant;
         let now = entry.at_ms / 1000;
         if !has_class(grant, "money-movement") {
-            self.usage.mark(&grant.key, now, entry.source, &endpoint(grant, entry), false);
+            self.usage.mark(&grant.key, now, entry.source, endpoint(entry), false);
             return self.serve_by_backend(grant, entry, request).await;
         }
         // To its end, even if the client goes away: whether money moved must
@@ -355,7 +360,7 @@ impl Gate {
             // Only what was done counts: a refused transfer must not put off
             // the day on which the key's access is limited.
             let moved = response.status().is_success();
-            this.usage.mark(&grant.key, now, entry.source, &endpoint(&grant, &entry), moved);
+            this.usage.mark(&grant.key, now, entry.source, endpoint(&entry), moved);
             if let Some(digest) = digest
                 && moved
             {
@@ -410,12 +415,8 @@ impl Gate {
     }
 }
 
-/// What was used: the method and the path's template.
-fn endpoint(grant: &Grant, entry: &LogEntry) -> String {
-    match &grant.endpoint {
-        Some(template) => format!("{} {template}", entry.method),
-        None => entry.method.clone(),
-    }
+fn endpoint(entry: &LogEntry) -> Endpoint<'_> {
+    Endpoint { method: &entry.method, path: &entry.path }
 }
 
 fn has_class(grant: &Grant, class: &str) -> bool {
@@ -431,22 +432,27 @@ fn needs_client_secret(grant: &Grant) -> bool {
 fn identified(mut request: Request<Body>, grant: &Grant, entry: &LogEntry) -> Request<Body> {
     let host = request.headers().get(header::HOST).cloned();
     let headers = request.headers_mut();
-    let mut add = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
+    headers.insert(WARDKEY_MODE, HeaderValue::from_static(Mode::from(grant.mode).as_str()));
+    let mut add = |name: HeaderName, value: &[u8]| {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
             headers.insert(name, value);
         }
     };
-    add(WARDKEY_KEY, &grant.key);
-    add(WARDKEY_ACCOUNT, &grant.account);
-    add(WARDKEY_MODE, Mode::from(grant.mode).as_str());
-    add(WARDKEY_PERMISSIONS, &grant.permissions);
+    add(WARDKEY_KEY, grant.key.as_bytes());
+    add(WARDKEY_ACCOUNT, grant.account.as_bytes());
+    add(WARDKEY_PERMISSIONS, grant.permissions.as_bytes());
     for (name, value) in &grant.attributes {
         if let Ok(name) = HeaderName::try_from(format!("wardkey-{name}")) {
-            add(name, value);
+            add(name, value.as_bytes());
         }
     }
-    add(FORWARDED_FOR, &entry.source.to_string());
-    add(REQUEST_ID, &entry.request_id);
+    let mut source = [0; MAX_ADDRESS_BYTES];
+    let mut rest = source.as_mut_slice();
+    // It fits.
+    let _ = write!(rest, "{}", entry.source);
+    let left = rest.len();
+    add(FORWARDED_FOR, &source[..MAX_ADDRESS_BYTES - left]);
+    add(REQUEST_ID, entry.request_id.as_bytes());
     if let Some(host) = host {
         headers.insert(FORWARDED_HOST, host);
     }

@@ -25,24 +25,20 @@ const MAX_COMPARED_BYTES: usize = 32;
 /// after the credential and the client address are taken. Otherwise a client
 /// names a header in `Connection` and is authorized with it but served without.
 pub fn clean_request_headers(headers: &mut HeaderMap) {
-    remove(headers, |name| {
-        is_hop_by_hop(name)
-            || is_ours(name)
-            || is_private(name)
-            || is_forwarding(name)
-            || is_override(name)
+    remove(headers, |name, spelled| {
+        is_hop_by_hop(spelled)
+            || is_ours(spelled)
+            || is_private(spelled)
+            || is_forwarding(spelled)
+            || is_override(spelled)
+            || is_look_alike(name)
     });
-    // An upstream that reads headers as CGI does takes these for the ones that
-    // were decided by, or that we add.
-    for name in ["stripe_account", "stripe_context", "stripe_version", "request_id"] {
-        headers.remove(name);
-    }
 }
 
 /// Removes from an upstream's response what must not reach the client: headers
 /// of that connection, and whatever could pass for ours.
 pub fn clean_response_headers(headers: &mut HeaderMap) {
-    remove(headers, |name| is_hop_by_hop(name) || is_ours(name));
+    remove(headers, |_, spelled| is_hop_by_hop(spelled) || is_ours(spelled));
 }
 
 /// Headers of one connection only. The connection to the other side has its own.
@@ -88,11 +84,20 @@ fn is_override(name: &str) -> bool {
     )
 }
 
-/// Removes the headers whose spelled-out name `refuses` and those that
-/// `Connection` names.
-fn remove(headers: &mut HeaderMap, refuses: impl Fn(&str) -> bool) {
-    let mut refused: Vec<HeaderName> =
-        headers.keys().filter(|name| with_spelling(name, &refuses)).cloned().collect();
+/// An upstream that reads headers as CGI does takes these for the ones that were
+/// decided by, or that we add. Those pass, so here the spelling is what counts.
+fn is_look_alike(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "stripe_account" | "stripe_context" | "stripe_version" | "request_id")
+}
+
+/// Removes the headers that `refuses` by their name and its spelling, and those
+/// that `Connection` names.
+fn remove(headers: &mut HeaderMap, refuses: impl Fn(&HeaderName, &str) -> bool) {
+    let mut refused: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| with_spelling(name, |spelled| refuses(name, spelled)))
+        .cloned()
+        .collect();
     refused.extend(
         headers
             .get_all(CONNECTION)

@@ -1,6 +1,6 @@
 //! What the host counts, in Prometheus' text format.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -26,6 +26,9 @@ struct Answered {
 pub struct Metrics {
     registry: Registry,
     answered: Family<Answered, Counter>,
+    /// The counters of `answered` by outcome and class, once they were needed:
+    /// to find one by its labels takes longer than to count.
+    counters: [[OnceLock<Counter>; 4]; 3],
     decision_seconds: Histogram,
     storage_reads: Gauge<u64, AtomicU64>,
     log_dropped: Gauge<u64, AtomicU64>,
@@ -72,23 +75,30 @@ impl Metrics {
             "The host's version, and the policy it started with",
             Info::new([("version", version), ("policy", policy.to_owned())]),
         );
-        Arc::new(Self { registry, answered, decision_seconds, storage_reads, log_dropped })
+        Arc::new(Self {
+            registry,
+            answered,
+            counters: Default::default(),
+            decision_seconds,
+            storage_reads,
+            log_dropped,
+        })
     }
 
     /// Counts an answer of the gate.
     pub fn answered(&self, outcome: Outcome, status: u16) {
-        let outcome = match outcome {
-            Outcome::Allowed => "allowed",
-            Outcome::Denied => "denied",
-            Outcome::Failed => "failed",
+        let class = match status / 100 {
+            class @ 2..=4 => usize::from(class) - 2,
+            _ => 3,
         };
-        let status = match status / 100 {
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            _ => "5xx",
-        };
-        self.answered.get_or_create(&Answered { outcome, status }).inc();
+        let counter = &self.counters[outcome as usize][class];
+        counter
+            .get_or_init(|| {
+                let outcome = ["allowed", "denied", "failed"][outcome as usize];
+                let status = ["2xx", "3xx", "4xx", "5xx"][class];
+                self.answered.get_or_create(&Answered { outcome, status }).clone()
+            })
+            .inc();
     }
 
     /// Notes how long a decision took.

@@ -144,9 +144,8 @@ pub struct LastUse {
     /// The client's address. `0.0.0.0` where only the time is known: the use was
     /// noted by a version that kept no more.
     pub source: IpAddr,
-    /// The method and the path's template (`POST /v1/charges`), or the method
-    /// alone where the catalogue does not list the endpoint. Empty where only the
-    /// time is known.
+    /// The method and the path as it is logged: its template where the catalogue
+    /// lists the endpoint (`POST /v1/charges`).
     pub endpoint: String,
 }
 

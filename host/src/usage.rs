@@ -12,7 +12,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     error::Error,
-    mem,
+    fmt, mem,
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -39,6 +39,21 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How many marks are written at once: a few milliseconds of the thread that writes,
 /// which is how long a management change may have to wait for it.
 const MAX_BATCH_MARKS: usize = 2_048;
+
+/// What a key was used for: the method, and the path as it is logged.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint<'a> {
+    /// The HTTP method.
+    pub method: &'a str,
+    /// The path's template where the catalogue lists the endpoint.
+    pub path: &'a str,
+}
+
+impl fmt::Display for Endpoint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
 
 /// Uses of keys that storage does not have yet.
 pub struct UsageMarks {
@@ -69,7 +84,14 @@ impl UsageMarks {
     ///
     /// Is on the way of every request: allocates only for a key that is not
     /// noted yet, or for an endpoint that is longer than those before it.
-    pub fn mark(&self, key_id: &str, now: u64, source: IpAddr, endpoint: &str, moved_money: bool) {
+    pub fn mark(
+        &self,
+        key_id: &str,
+        now: u64,
+        source: IpAddr,
+        endpoint: Endpoint<'_>,
+        moved_money: bool,
+    ) {
         let money_moved_at = moved_money.then_some(now);
         let mut marks = self.shared.marks();
         match marks.get_mut(key_id) {
@@ -78,7 +100,7 @@ impl UsageMarks {
                 mark.money_moved(money_moved_at);
             }
             None => {
-                let last_use = LastUse { at: now, source, endpoint: endpoint.to_owned() };
+                let last_use = LastUse { at: now, source, endpoint: endpoint.to_string() };
                 marks.insert(key_id.to_owned(), Latest { last_use, money_moved_at });
                 let is_first = marks.len() == 1;
                 drop(marks);
@@ -128,17 +150,20 @@ struct Latest {
 
 impl Latest {
     /// Of two uses in the same second, the one that is noted later stays.
-    fn used(&mut self, at: u64, source: IpAddr, endpoint: &str) {
+    fn used(&mut self, at: u64, source: IpAddr, endpoint: Endpoint<'_>) {
         let last = &mut self.last_use;
         if at < last.at {
             return;
         }
         last.at = at;
         last.source = source;
-        if last.endpoint != endpoint {
+        let Endpoint { method, path } = endpoint;
+        if last.endpoint.split_once(' ') != Some((method, path)) {
             // Into the room that is there.
             last.endpoint.clear();
-            last.endpoint.push_str(endpoint);
+            for part in [method, " ", path] {
+                last.endpoint.push_str(part);
+            }
         }
     }
 
@@ -239,6 +264,11 @@ async fn write_marks(shared: Arc<Shared>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parts(endpoint: &str) -> Endpoint<'_> {
+        let (method, path) = endpoint.split_once(' ').unwrap();
+        Endpoint { method, path }
+    }
     use crate::storage::double::GatedStorage;
 
     fn start(storage: GatedStorage) -> (Arc<GatedStorage>, UsageMarks) {
@@ -256,7 +286,7 @@ mod tests {
     }
 
     fn mark(marks: &UsageMarks, key_id: &str, now: u64, moved_money: bool) {
-        marks.mark(key_id, now, source(now), &endpoint(now), moved_money);
+        marks.mark(key_id, now, source(now), parts(&endpoint(now)), moved_money);
     }
 
     /// What storage has of each key, as `key last-used money-moved`, sorted.
@@ -357,7 +387,7 @@ mod tests {
     async fn a_key_that_is_noted_costs_no_allocation() {
         let (storage, marks) = start(GatedStorage::answering());
         let [one, two] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
-        marks.mark("key_1", 10, one, "POST /v1/charges", false);
+        marks.mark("key_1", 10, one, parts("POST /v1/charges"), false);
         let room = marks.shared.marks()["key_1"].last_use.endpoint.as_ptr();
         for (at, source, endpoint) in [
             (10, two, "POST /v1/charges"),
@@ -365,7 +395,7 @@ mod tests {
             (9, one, "GET /v1/earlier"),
             (11, two, "POST /v1/refunds"),
         ] {
-            marks.mark("key_1", at, source, endpoint, false);
+            marks.mark("key_1", at, source, parts(endpoint), false);
         }
         assert_eq!(marks.shared.marks()["key_1"].last_use.endpoint.as_ptr(), room);
 
@@ -373,7 +403,7 @@ mod tests {
         // same second meanwhile.
         storage.fail(true);
         storage.arrival().await;
-        marks.mark("key_1", 11, one, "GET /v1/newer", false);
+        marks.mark("key_1", 11, one, parts("GET /v1/newer"), false);
         marks.finish().await.unwrap_err();
         storage.fail(false);
         marks.finish().await.unwrap();

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::{bearer, internal};
 use crate::{
     client_address::client_address,
-    credential::{PresentedSecret, presented_secret},
+    credential::presented_secret,
     data_dir::DataDir,
     engine::{
         MAX_COMPONENT_BYTES,
@@ -36,7 +36,9 @@ use crate::{
     question,
     secret::{Digest, mint_id},
     server::Peer,
-    throttle, verification,
+    throttle,
+    usage::Endpoint,
+    verification,
 };
 
 mod accounts;
@@ -294,7 +296,7 @@ impl Doorman {
         let host = &self.host;
         let path = parts.uri.path();
         check_path(path)?;
-        let secret = presented_secret(&parts.headers)?.map(PresentedSecret::into_owned);
+        let secret = presented_secret(&parts.headers)?;
         let brand = host.keys.brand.as_ref();
         let presented = secret.as_deref().map(|text| host.cache.recognise(text, brand));
         let context = told(&parts.headers, &STRIPE_CONTEXT)?;
@@ -317,13 +319,11 @@ impl Doorman {
             .await?;
         match (decided.answer, decided.key) {
             (Decision::Allow(grant), Some(key)) => {
-                host.usage.mark(
-                    &grant.key,
-                    now,
-                    source,
-                    &format!("{} {path}", parts.method),
-                    false,
-                );
+                let endpoint = Endpoint {
+                    method: parts.method.as_str(),
+                    path: grant.endpoint.as_deref().unwrap_or(path),
+                };
+                host.usage.mark(&grant.key, now, source, endpoint, false);
                 if grant.account != key.account {
                     // It manages its own account, and nothing says otherwise.
                     return Err(ApiError::Invalid {

@@ -1,5 +1,7 @@
 //! The request log in SQLite: a ring of the newest rows.
 
+use std::fmt::Write as _;
+
 use rusqlite::{Connection, Row, Rows, Statement, ToSql, Transaction};
 
 use super::{Source, damaged, sql_limit, to_sql_int};
@@ -61,7 +63,11 @@ fn insert_rows(insert: &mut Statement<'_>, entries: &[LogEntry]) -> StorageResul
         column += 1;
         insert.raw_bind_parameter(column, value)
     };
+    let mut source = String::new();
     for entry in entries {
+        source.clear();
+        // Writing to a string does not fail.
+        let _ = write!(source, "{}", entry.source);
         bind(&entry.request_id)?;
         bind(&to_sql_int(entry.at_ms))?;
         bind(&entry.key_id)?;
@@ -70,7 +76,7 @@ fn insert_rows(insert: &mut Statement<'_>, entries: &[LogEntry]) -> StorageResul
         bind(&entry.path)?;
         bind(&entry.status)?;
         bind(&entry.code)?;
-        bind(&entry.source.to_string())?;
+        bind(&source)?;
         bind(&entry.policy.as_ref().map(|policy| &policy.as_bytes()[..]))?;
         bind(&entry.decision_us)?;
     }
