@@ -123,15 +123,45 @@ fn the_host_holds_no_rule() {
 #[test]
 fn the_readme_of_the_host_lists_every_route() {
     let readme = read("host/README.md");
+    for route in wardkey::api::admin::ROUTES {
+        let (method, path) = (route.method, route.path);
+        assert!(readme.contains(&format!("`{method} {path}`")), "{method} {path}");
+    }
+    let (_, internal) = host_sources()
+        .into_iter()
+        .find(|(name, _)| name == "api/internal.rs")
+        .expect("the internal listener has moved");
     let mut routes = 0;
-    for (name, code) in host_sources() {
-        for part in code.split(".route(").skip(1) {
-            let route = part.trim_start().trim_start_matches('"').split('"').next().unwrap();
-            assert!(readme.contains(&format!(" {route}`")), "{route} of host/src/{name}");
-            routes += 1;
+    for part in internal.split(".route(\"").skip(1) {
+        let path = part.split('"').next().unwrap();
+        assert!(readme.contains(&format!(" {path}`")), "{path}");
+        routes += 1;
+    }
+    assert!(routes >= 4, "only {routes} internal routes were found");
+}
+
+#[test]
+fn the_readme_of_the_host_lists_every_command() {
+    let help = |args: &[&str]| {
+        let help = Command::new(env!("CARGO_BIN_EXE_wardkey")).args(args).arg("--help").output();
+        let help = String::from_utf8(help.unwrap().stdout).unwrap();
+        let commands = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+        let commands = commands.split("\n\n").next().unwrap_or_default();
+        // Their descriptions go on further to the right.
+        let lines = commands.lines().filter_map(|line| line.strip_prefix("  "));
+        let words = lines.filter_map(|line| line.split(' ').next());
+        words.filter(|word| !["", "help"].contains(word)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let readme = read("host/README.md");
+    let table = readme.split("## Commands").nth(1).unwrap().split("\n## ").next().unwrap();
+    let nouns = help(&[]);
+    assert!(nouns.len() >= 10, "only {nouns:?} were found");
+    for noun in nouns {
+        assert!(table.contains(&format!("`wardkey {noun}")), "{noun}");
+        for verb in help(&[&noun]) {
+            assert!(table.contains(&format!("`wardkey {noun} {verb}")), "{noun} {verb}");
         }
     }
-    assert!(routes >= 10, "only {routes} routes were found");
 }
 
 #[test]

@@ -4,15 +4,21 @@
 //! over the socket of the host that runs, or, where none runs, to a host of its
 //! own without listeners. So there is one implementation of each.
 
-use std::{io::IsTerminal as _, net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
-use jiff::Timestamp;
+use clap::{Args, Parser, Subcommand};
 
-use self::operator::Operator;
+use self::operator::Refused;
 
+mod accounts;
+mod audit;
+mod backup;
+mod duration;
+mod encryption_key;
 mod keys;
+mod logs;
 mod operator;
+mod person;
 mod print;
 mod rules;
 mod serve;
@@ -28,6 +34,9 @@ pub enum Exit {
     Misused = 2,
     /// The answer is no: `verify` of a request that would be refused.
     Denied = 3,
+    /// A person has to confirm it with a verification code, and nobody sits at a
+    /// terminal. The same command with `--verification ID:CODE` goes on.
+    CodeNeeded = 4,
 }
 
 impl From<Exit> for ExitCode {
@@ -41,7 +50,8 @@ impl From<Exit> for ExitCode {
 ///
 /// Without a command it serves, and makes a data directory if there is none.
 ///
-/// Exit codes: 0 fine, 1 failed, 2 used wrongly, 3 denied.
+/// Exit codes: 0 fine, 1 failed, 2 used wrongly, 3 denied (`verify`), 4 a
+/// verification code is needed.
 #[derive(Parser, Debug)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -54,18 +64,45 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Serves the gate, the admin API and the internal API.
-    Serve(serve::ServeArgs),
-    /// Makes and shows keys.
+    Serve(Box<serve::ServeArgs>),
+    /// Makes, shows, changes, replaces and ends keys.
     Keys {
         #[command(subcommand)]
-        command: KeysCommand,
+        command: keys::KeysCommand,
     },
     /// Asks the rules in force whether a request would be let through.
-    Verify(VerifyArgs),
+    Verify(rules::VerifyArgs),
     /// Says what permissions there are and which ones are needed.
     Permissions {
         #[command(subcommand)]
-        command: PermissionsCommand,
+        command: rules::PermissionsCommand,
+    },
+    /// Says what keys were used for.
+    Logs {
+        #[command(subcommand)]
+        command: logs::LogsCommand,
+    },
+    /// Says what was done with keys, by whom, and whether that is all of it.
+    Audit {
+        #[command(subcommand)]
+        command: audit::AuditCommand,
+    },
+    /// Makes and shows accounts.
+    Accounts {
+        #[command(subcommand)]
+        command: accounts::AccountsCommand,
+    },
+    /// Makes organizations.
+    Organizations {
+        #[command(subcommand)]
+        command: accounts::OrganizationsCommand,
+    },
+    /// Copies the database, also while the host runs.
+    Backup(backup::BackupArgs),
+    /// Replaces the key that kept secrets are sealed under.
+    KeyEncryptionKey {
+        #[command(subcommand)]
+        command: encryption_key::EncryptionKeyCommand,
     },
 }
 
@@ -86,119 +123,22 @@ struct HostArgs {
     json: bool,
 }
 
-#[derive(Subcommand, Debug)]
-enum KeysCommand {
-    /// Lists keys, newest first. Never shows a secret.
-    List {
-        #[command(flatten)]
-        host: HostArgs,
-        /// Only keys of this account or organization.
-        #[arg(long)]
-        account: Option<String>,
-        /// Only live keys.
-        #[arg(long, conflicts_with = "test")]
-        live: bool,
-        /// Only test keys.
-        #[arg(long)]
-        test: bool,
-        /// Keys that have ended, too.
-        #[arg(long)]
-        include_expired: bool,
-    },
-    /// Makes a key and shows its secret. The secret of a live secret or restricted key
-    /// is shown this once.
-    Create(Box<CreateArgs>),
-    /// Shows a key, without its secret.
-    Show {
-        /// The key's id, `key_…`.
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        id: String,
-        #[command(flatten)]
-        host: HostArgs,
-    },
-    /// Shows a key's secret, if it was kept.
-    Reveal {
-        /// The key's id, `key_…`.
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        id: String,
-        #[command(flatten)]
-        host: HostArgs,
-    },
-}
-
+/// Which of the two modes.
 #[derive(Args, Debug)]
-struct CreateArgs {
-    /// What to call it.
-    #[arg(long)]
-    name: String,
-    /// What kind of key: restricted, secret, publishable, organization or
-    /// managed.
-    #[arg(long, default_value = "restricted")]
-    kind: String,
-    /// A live key. Without it, a test key.
-    #[arg(long)]
+struct ModeArgs {
+    /// Only what is live.
+    #[arg(long, conflicts_with = "test")]
     live: bool,
-    /// The owner, if there are several accounts.
+    /// Only what is a test.
     #[arg(long)]
-    account: Option<String>,
-    /// Where it will be kept.
-    #[arg(long, default_value = "")]
-    note: String,
-    /// A permission. Repeat it, or separate with commas.
-    #[arg(long = "permission", value_name = "NAME", value_delimiter = ',')]
-    permissions: Vec<String>,
-    /// A permission for acting on connected accounts.
-    #[arg(long = "connect-permission", value_name = "NAME", value_delimiter = ',')]
-    connect_permissions: Vec<String>,
-    /// An IPv4 address or range from which it may be used.
-    #[arg(long = "allow-ip", value_name = "CIDR", value_delimiter = ',')]
-    ip_allowlist: Vec<String>,
-    /// When it shall end, such as 2030-01-31T00:00:00Z.
-    #[arg(long, value_name = "TIME")]
-    expires_at: Option<Timestamp>,
-    #[command(flatten)]
-    host: HostArgs,
+    test: bool,
 }
 
-#[derive(Args, Debug)]
-struct VerifyArgs {
-    /// The request: a method and a path, such as "POST /v1/refunds".
-    request: String,
-    /// The file that holds the key's secret; `-` for standard input. Never an
-    /// argument: those are visible to every user of the machine.
-    #[arg(long, value_name = "FILE", default_value = "-")]
-    key_file: PathBuf,
-    /// The address that the request comes from.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
-    source: IpAddr,
-    /// The `Stripe-Context` header.
-    #[arg(long)]
-    context: Option<String>,
-    /// The `Stripe-Account` header.
-    #[arg(long)]
-    account: Option<String>,
-    /// The `Stripe-Version` header.
-    #[arg(long)]
-    api_version: Option<String>,
-    #[command(flatten)]
-    host: HostArgs,
-}
-
-#[derive(Subcommand, Debug)]
-enum PermissionsCommand {
-    /// Says which permissions a key needs for these requests.
-    For {
-        /// Each a method and a path, such as "POST /v1/refunds".
-        #[arg(required = true)]
-        requests: Vec<String>,
-        #[command(flatten)]
-        host: HostArgs,
-    },
-    /// Lists all permissions.
-    List {
-        #[command(flatten)]
-        host: HostArgs,
-    },
+impl ModeArgs {
+    /// Returns whether live or test was asked for, if either was.
+    fn live(&self) -> Option<bool> {
+        (self.live || self.test).then_some(self.live)
+    }
 }
 
 /// Runs the program.
@@ -216,15 +156,15 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(err) => {
-            eprintln!("error: cannot start: {err}");
+            print::note(format_args!("error: cannot start: {err}"));
             return Exit::Failed.into();
         }
     };
     match runtime.block_on(run(cli)) {
         Ok(exit) => exit.into(),
         Err(err) => {
-            eprintln!("error: {err:#}");
-            Exit::Failed.into()
+            print::note(format_args!("error: {err:#}"));
+            err.downcast_ref::<Refused>().map_or(Exit::Failed, |refused| refused.exit).into()
         }
     }
 }
@@ -234,35 +174,16 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         // Bare `wardkey` is for a first look: it makes what is missing. Whoever
         // writes `serve` has said where the data is, and must find it there.
         None => serve::serve(cli.serve.init_if_missing()).await,
-        Some(Command::Serve(args)) => serve::serve(args).await,
-        Some(Command::Keys { command }) => match command {
-            KeysCommand::List { host, account, live, test, include_expired } => {
-                let mode = if live || test { Some(live) } else { None };
-                let operator = Operator::connect(&host).await?;
-                keys::list(&operator, &host, account, mode, include_expired).await
-            }
-            KeysCommand::Create(args) => {
-                let operator = Operator::connect(&args.host).await?;
-                keys::create(&operator, *args).await
-            }
-            KeysCommand::Show { id, host } => {
-                keys::show(&Operator::connect(&host).await?, &host, &id).await
-            }
-            KeysCommand::Reveal { id, host } => {
-                keys::reveal(&Operator::connect(&host).await?, &host, &id).await
-            }
-        },
-        Some(Command::Verify(args)) => {
-            rules::verify(&Operator::connect(&args.host).await?, args).await
-        }
-        Some(Command::Permissions { command }) => match command {
-            PermissionsCommand::For { requests, host } => {
-                rules::permissions_for(&Operator::connect(&host).await?, &host, requests).await
-            }
-            PermissionsCommand::List { host } => {
-                rules::list_permissions(&Operator::connect(&host).await?, &host).await
-            }
-        },
+        Some(Command::Serve(args)) => serve::serve(*args).await,
+        Some(Command::Keys { command }) => keys::run(command).await,
+        Some(Command::Verify(args)) => rules::verify(args).await,
+        Some(Command::Permissions { command }) => rules::permissions(command).await,
+        Some(Command::Logs { command }) => logs::run(command).await,
+        Some(Command::Audit { command }) => audit::run(command).await,
+        Some(Command::Accounts { command }) => accounts::run(command).await,
+        Some(Command::Organizations { command }) => accounts::run_organizations(command).await,
+        Some(Command::Backup(args)) => backup::run(args).await,
+        Some(Command::KeyEncryptionKey { command }) => encryption_key::run(command).await,
     }
 }
 

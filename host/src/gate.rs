@@ -61,7 +61,7 @@ pub const DEFAULT_FAILED_AUTH_PER_MINUTE: u32 = 120;
 
 /// The longest path that is kept in the log where no template is known, in
 /// bytes.
-const MAX_LOGGED_PATH_BYTES: usize = 200;
+pub(crate) const MAX_LOGGED_PATH_BYTES: usize = 200;
 
 /// The longest value of a header that the policy is told, in bytes. The longest
 /// context has four ids of thirty.

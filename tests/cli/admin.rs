@@ -29,7 +29,7 @@ fn ask(
 }
 
 #[test]
-fn every_admin_route_is_the_operators_alone() {
+fn the_admin_routes_are_the_operators_but_for_those_that_are_for_keys() {
     let folder = Folder::empty();
     let host = folder.start(&[]);
     let operator = fs::read_to_string(folder.data().join("operator.secret")).unwrap();
@@ -39,29 +39,48 @@ fn every_admin_route_is_the_operators_alone() {
     let shortened = &operator[..operator.len() - 1];
     let key = json!({ "kind": "restricted", "name": "a key" }).to_string();
     let named = json!({ "name": "Acme" }).to_string();
+    let import = json!({
+        "kind": "secret",
+        "name": "a key",
+        "digest": "ab".repeat(32),
+        "redacted": "sk_test_****abcd",
+        "account": account,
+    })
+    .to_string();
     let endpoints = json!({ "endpoints": ["GET /v1/balance"] }).to_string();
     let member = json!({ "organization": null }).to_string();
 
     let key_path = format!("/v2/iam/api_keys/{id}");
     let reveal_path = format!("{key_path}/reveal");
     let account_path = format!("/v2/accounts/{account}");
-    for (method, path, body, allowed) in [
-        ("GET", "/v2/iam/api_keys", "", 200),
-        ("POST", "/v2/iam/api_keys", key.as_str(), 201),
-        ("GET", &key_path, "", 200),
-        ("POST", &reveal_path, "", 200),
-        ("GET", "/v2/iam/permissions", "", 200),
-        ("POST", "/v2/iam/permissions/resolve", &endpoints, 200),
-        ("GET", "/v2/accounts", "", 200),
-        ("POST", "/v2/accounts", &named, 201),
-        ("GET", &account_path, "", 200),
-        ("POST", &account_path, &member, 200),
-        ("POST", "/v2/organizations", &named, 201),
+    // What the operator is answered, and whether keys may ask, too.
+    for (method, path, body, allowed, is_for_keys) in [
+        ("GET", "/v2/iam/api_keys", "", 200, true),
+        ("POST", "/v2/iam/api_keys", key.as_str(), 201, true),
+        ("GET", &key_path, "", 200, true),
+        ("POST", &reveal_path, "", 200, true),
+        ("GET", "/v2/iam/permissions", "", 200, true),
+        ("POST", "/v2/iam/permissions/resolve", &endpoints, 200, true),
+        ("GET", "/v2/request_logs", "", 200, true),
+        ("POST", "/v2/iam/api_keys/import", &import, 201, false),
+        ("GET", "/v2/audit_log", "", 200, false),
+        ("GET", "/v2/audit_log/head", "", 200, false),
+        ("POST", "/v2/audit_log/verify", "", 200, false),
+        ("GET", "/v2/accounts", "", 200, false),
+        ("POST", "/v2/accounts", &named, 201, false),
+        ("GET", &account_path, "", 200, false),
+        ("POST", &account_path, &member, 200, false),
+        ("POST", "/v2/organizations", &named, 201, false),
+        // At the socket only.
+        ("POST", "/v2/backup", "{\"to\":\"copy.db\"}", 404, false),
+        ("POST", "/v2/key_encryption_key/replace", "", 404, false),
+        ("POST", "/verify", "{}", 404, false),
         // What is not there tells a stranger nothing.
-        ("GET", "/v2/nothing", "", 404),
-        ("DELETE", "/v2/accounts", "", 404),
+        ("GET", "/v2/nothing", "", 404, false),
+        ("DELETE", "/v2/accounts", "", 404, false),
     ] {
-        for stranger in [None, Some(""), Some(secret.as_str()), Some(shortened)] {
+        let key = (!is_for_keys).then_some(Some(secret.as_str()));
+        for stranger in [None, Some(""), Some(shortened)].into_iter().chain(key) {
             let (status, answer) = ask(&host, method, path, stranger, body);
             assert_eq!(status, 401, "{method} {path} as {stranger:?}: {answer}");
             assert!(!answer.contains(&secret), "{answer}");

@@ -20,33 +20,105 @@ const SERVE_FLAGS: &[(&str, &str)] = &[
     ("--trusted-proxy", "WARDKEY_TRUSTED_PROXY"),
     ("--policy", "WARDKEY_POLICY"),
     ("--allow-unlisted", "WARDKEY_ALLOW_UNLISTED"),
+    ("--max-failed-auth-per-minute", "WARDKEY_MAX_FAILED_AUTH_PER_MINUTE"),
     ("--brand", "WARDKEY_BRAND"),
+    ("--log-retention-days", "WARDKEY_LOG_RETENTION_DAYS"),
+    ("--accept-backup", "WARDKEY_ACCEPT_BACKUP"),
+    ("--verification", "WARDKEY_VERIFICATION"),
+    ("--verification-to", "WARDKEY_VERIFICATION_TO"),
+    ("--smtp-url", "WARDKEY_SMTP_URL"),
+    ("--smtp-url-file", "WARDKEY_SMTP_URL_FILE"),
+    ("--smtp-from", "WARDKEY_SMTP_FROM"),
+    ("--verification-webhook", "WARDKEY_VERIFICATION_WEBHOOK"),
+    ("--verification-webhook-secret-file", "WARDKEY_VERIFICATION_WEBHOOK_SECRET_FILE"),
 ];
 
 #[test]
 fn help_mentions_every_flag() {
     let folder = Folder::empty();
     let host_flags = &["--data-dir", "--policy", "--brand", "--json"][..];
-    let create = ["--name", "--kind", "--live", "--account", "--note", "--permission"];
-    let create = [&create[..], &["--connect-permission", "--allow-ip", "--expires-at"]].concat();
-    let verify = ["--key-file", "--source", "--context", "--account", "--api-version"];
+    let with = |flags: &[&'static str]| [host_flags, flags].concat();
+    let wanted = [
+        "--name",
+        "--kind",
+        "--live",
+        "--account",
+        "--note",
+        "--permission",
+        "--connect-permission",
+        "--allow-ip",
+        "--expires-at",
+    ];
+    let codes = &["--idempotency-key", "--verification"][..];
+    let import = [codes, &["--secret-file", "--digest", "--redacted"]].concat();
     let serve: Vec<&str> =
         SERVE_FLAGS.iter().flat_map(|&(flag, variable)| [flag, variable]).collect();
+    let nouns = ["serve", "keys", "verify", "permissions", "logs", "audit", "accounts"];
+    let nouns = [&nouns[..], &["organizations", "backup", "key-encryption-key"]].concat();
+    let verbs = ["list", "show", "create", "import", "update", "expire", "rotate", "reveal"];
+    let verbs = [&verbs[..], &["schedule-rotation", "cancel-rotation", "restore"]].concat();
     for (args, flags) in [
-        (&[][..], [&serve[..], &["serve", "keys", "verify", "permissions", "--version"]].concat()),
+        (&[][..], [&serve[..], &nouns, &["--version", "0 fine", "4 a verification"]].concat()),
         (&["serve"], serve.clone()),
-        (&["keys"], vec!["list", "create", "show", "reveal"]),
+        (&["keys"], verbs),
+        (&["keys", "list"], with(&["--account", "--live", "--test", "--include-expired"])),
+        (&["keys", "show"], with(&[])),
+        (&["keys", "create"], [&with(&wanted)[..], codes].concat()),
+        (&["keys", "import"], [&with(&wanted)[..], &import].concat()),
         (
-            &["keys", "list"],
-            [host_flags, &["--account", "--live", "--test", "--include-expired"]].concat(),
+            &["keys", "update"],
+            with(&[
+                "--name",
+                "--note",
+                "--permission",
+                "--no-permissions",
+                "--connect-permission",
+                "--no-connect-permissions",
+                "--allow-ip",
+                "--any-ip",
+                "--if-revision",
+            ]),
         ),
-        (&["keys", "create"], [host_flags, &create].concat()),
-        (&["keys", "show"], host_flags.to_vec()),
-        (&["keys", "reveal"], host_flags.to_vec()),
-        (&["verify"], [host_flags, &verify].concat()),
+        (&["keys", "expire"], with(&["--yes"])),
+        (&["keys", "rotate"], [&with(&["--expire-in", "--note", "--yes"])[..], codes].concat()),
+        (&["keys", "schedule-rotation"], with(&["--at", "--every-days", "--expire-in"])),
+        (&["keys", "cancel-rotation"], with(&[])),
+        (&["keys", "reveal"], with(&["--verification"])),
+        (&["keys", "restore"], with(&[])),
+        (&["verify"], with(&["--key-file", "--source", "--context", "--account", "--api-version"])),
         (&["permissions"], vec!["for", "list"]),
-        (&["permissions", "for"], host_flags.to_vec()),
-        (&["permissions", "list"], host_flags.to_vec()),
+        (&["permissions", "for"], with(&[])),
+        (&["permissions", "list"], with(&[])),
+        (&["logs"], vec!["list"]),
+        (
+            &["logs", "list"],
+            with(&[
+                "--key",
+                "--account",
+                "--live",
+                "--test",
+                "--from",
+                "--until",
+                "--status",
+                "--code",
+                "--endpoint",
+                "--limit",
+            ]),
+        ),
+        (&["audit"], vec!["list", "head", "verify"]),
+        (&["audit", "list"], with(&["--target", "--actor", "--limit"])),
+        (&["audit", "head"], with(&[])),
+        (&["audit", "verify"], with(&["--head"])),
+        (&["accounts"], vec!["list", "create", "show", "update"]),
+        (&["accounts", "list"], with(&[])),
+        (&["accounts", "create"], with(&["--name", "--organization", "--platform"])),
+        (&["accounts", "show"], with(&[])),
+        (&["accounts", "update"], with(&["--organization", "--no-organization"])),
+        (&["organizations"], vec!["create"]),
+        (&["organizations", "create"], with(&["--name"])),
+        (&["backup"], with(&["--to"])),
+        (&["key-encryption-key"], vec!["replace"]),
+        (&["key-encryption-key", "replace"], with(&["--yes"])),
     ] {
         let ended = folder.run(&[args, &["--help"]].concat());
         assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{args:?}");
@@ -90,6 +162,13 @@ fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
         (&["keys", "list", "--live", "--test"], "--test"),
         (&["keys", "show"], "<ID>"),
         (&["keys", "reveal", ""], "<ID>"),
+        (&["keys", "expire"], "<ID>"),
+        (&["keys", "import", "--name", "a"], "--secret-file"),
+        (&["keys", "rotate", "key_1", "--expire-in", "soon"], "--expire-in"),
+        (&["logs", "list", "--limit", "all"], "--limit"),
+        (&["audit", "verify", "--head", "newest"], "--head"),
+        (&["accounts", "update", "acct_1"], "--organization"),
+        (&["backup"], "--to"),
         (&["permissions", "for"], "<REQUESTS>"),
         (&["--init", "keys", "list"], "keys"),
     ] {

@@ -8,9 +8,15 @@
 mod common;
 
 mod admin;
+mod backup;
+mod codes;
 mod flags;
 mod keys;
+mod life;
+mod owners;
+#[path = "../common/program.rs"]
 mod program;
+mod records;
 mod rules;
 mod start;
 mod stop;

@@ -1,11 +1,19 @@
-//! Storage that fails, or does not answer, when a test says so.
+//! Storage that fails, or does not answer, or is slow, when a test says so.
+
+// Each suite uses a part of it.
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each suite is a program of its own, and none uses all of it"
+)]
 
 use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -14,9 +22,9 @@ use wardkey::{
     audit::AuditKey,
     secret::Digest,
     storage::{
-        AccountRecord, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry, LogFilter,
-        Mode, ObjectRecord, OrganizationRecord, Page, SealedAuditEntry, Storage, StorageError,
-        StorageResult, StoredAnswer, UsageMark,
+        AccountRecord, Activation, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry,
+        LogFilter, Mode, ObjectRecord, OrganizationRecord, Page, PolicyRecord, SealedAuditEntry,
+        Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
     },
 };
 
@@ -41,6 +49,7 @@ struct Shared {
     held: Notify,
     release: Notify,
     reads: AtomicUsize,
+    slow_ms: AtomicU64,
 }
 
 impl Switch {
@@ -52,6 +61,7 @@ impl Switch {
             held: Notify::new(),
             release: Notify::new(),
             reads: AtomicUsize::new(0),
+            slow_ms: AtomicU64::new(0),
         }))
     }
 
@@ -85,6 +95,19 @@ impl Switch {
         self.0.reads.load(Ordering::SeqCst)
     }
 
+    /// Keeps back, from now on and for so long, whatever storage has done. What
+    /// was read is that much older when it arrives.
+    pub(crate) fn slow_down(&self, by: Duration) {
+        self.0.slow_ms.store(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    async fn keep_back(&self) {
+        let slow_ms = self.0.slow_ms.load(Ordering::SeqCst);
+        if slow_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(slow_ms)).await;
+        }
+    }
+
     async fn ready(&self) -> StorageResult<()> {
         let mut health = self.0.health.subscribe();
         let health = health.wait_for(|health| *health != Health::Silent).await;
@@ -100,6 +123,7 @@ impl Switch {
         self.ready().await?;
         let hold = self.0.hold_next.swap(false, Ordering::SeqCst);
         let found = read.await;
+        self.keep_back().await;
         if hold {
             self.0.held.notify_one();
             self.0.release.notified().await;
@@ -131,7 +155,9 @@ macro_rules! pass_on {
 
             $(async fn $name(&self, $($arg: $type),*) -> StorageResult<$found> {
                 self.switch.ready().await?;
-                self.inner.$name($($arg),*).await
+                let done = self.inner.$name($($arg),*).await;
+                self.switch.keep_back().await;
+                done
             })*
         }
     };

@@ -16,6 +16,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -71,8 +72,12 @@ pub struct Options {
     pub gate: GateConfig,
     /// Who is sent verification codes.
     pub delivery: Delivery,
+    /// For how many days the request log is kept.
+    pub log_retention_days: Option<u32>,
     /// Puts something between the host and its storage.
     pub wrap: Wrap,
+    /// Where its data directory is made. `None`: where temporary files are.
+    pub folder: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -83,7 +88,9 @@ impl Default for Options {
             // Suites of bad input fail to authenticate by the thousand.
             gate: GateConfig { max_failed_auth_per_minute: 1_000_000, ..GateConfig::default() },
             delivery: Delivery::None,
+            log_retention_days: None,
             wrap: Box::new(|storage| storage),
+            folder: None,
         }
     }
 }
@@ -125,7 +132,7 @@ impl TestHost {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(options.folder.unwrap_or_else(std::env::temp_dir)).unwrap();
         let data_dir = Arc::new(DataDir::create(dir.path()).unwrap());
         let operator = fs::read_to_string(data_dir.operator_file()).unwrap().trim().to_owned();
         let storage: Arc<dyn Storage> =
@@ -141,7 +148,7 @@ impl TestHost {
             audit_key: AuditKey::generate(),
             verifier: Verifier::new(options.delivery, clock.clone()),
             clock: clock.clone(),
-            log_retention_days: None,
+            log_retention_days: options.log_retention_days,
             gate: options.gate,
             api: match options.upstream {
                 Some(address) => Api::Upstream(format!("http://{address}").parse().unwrap()),
@@ -416,7 +423,8 @@ pub fn send_raw(to: SocketAddr, request: &[u8]) -> Answer {
     parse(&String::from_utf8_lossy(&answer))
 }
 
-fn parse(answer: &str) -> Answer {
+/// Reads what came back over a connection.
+pub fn parse(answer: &str) -> Answer {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());

@@ -8,7 +8,6 @@
 mod budgets;
 #[path = "../common/mod.rs"]
 mod common;
-#[expect(dead_code, reason = "storage fails in the suite of the gate; here it is only held back")]
 #[path = "../common/failing_storage.rs"]
 mod failing_storage;
 mod guest;

@@ -165,7 +165,7 @@ fn a_key_is_shown_with_what_the_operator_could_do_now() {
         (live(secret()), unseen),
         (live(Key { origin: "platform".to_owned(), ..secret() }), all),
         (managed(), unseen),
-        (publishable(), "reveal rotate update"),
+        (publishable(), "rotate update"),
         (kind("foreign"), "expire"),
         (Key { ends_at: Some(NOW + 1), ..secret() }, all),
         (Key { ends_at: Some(NOW), ..secret() }, ""),

@@ -4,12 +4,13 @@
 //! alone, or also the keys of an account, which the policy decides about like
 //! about any other request.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, Extension, Request, State},
+    handler::Handler as _,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -24,16 +25,20 @@ use crate::{
     client_address::client_address,
     credential::presented_secret,
     data_dir::DataDir,
+    decide::Decided,
     engine::{
         MAX_COMPONENT_BYTES,
-        contract::{Decision, Request as Question},
+        contract::{Decision, Key, Request as Question},
     },
     error::ApiError,
-    gate::{REQUEST_ID, STRIPE_ACCOUNT, STRIPE_CONTEXT, STRIPE_VERSION, told},
+    gate::{
+        MAX_LOGGED_PATH_BYTES, REQUEST_ID, STRIPE_ACCOUNT, STRIPE_CONTEXT, STRIPE_VERSION, told,
+    },
     host::Host,
     keys::{Actor, Ask, Idempotency},
     path::check_path,
     question,
+    scrub::scrub,
     secret::{Digest, mint_id},
     server::Peer,
     throttle,
@@ -174,10 +179,10 @@ pub fn router(host: Arc<Host>, access: AdminAccess) -> Router {
         return routes.merge(internal::routes(host));
     }
     let doorman = Doorman { host, access, callers: Callers::Operator };
-    let nowhere = Router::new()
-        .fallback(internal::no_route)
-        .layer(middleware::from_fn_with_state(doorman, admit));
-    routes.fallback_service(nowhere.clone()).method_not_allowed_fallback(internal::no_route)
+    // Neither which paths there are nor with which methods is a stranger's to
+    // find out.
+    let nowhere = internal::no_route.layer(middleware::from_fn_with_state(doorman, admit));
+    routes.fallback(nowhere.clone()).method_not_allowed_fallback(nowhere)
 }
 
 /// Who stands before a route.
@@ -278,62 +283,46 @@ impl Doorman {
         if bearer(parts).is_some_and(|presented| data_dir.operator().matches(presented)) {
             return Ok(Actor::Operator);
         }
+        let caller = Knock { parts, source: source.unwrap_or(UNKNOWN), request_id };
         if self.callers != Callers::Keys {
+            // Not for any key. But whose key was tried is worth knowing.
+            if let Ok(Decided { key: Some(key), .. }) = self.decide(&caller).await {
+                self.note_refusal(&caller, key, "operator_required").await?;
+            }
             return Err(ApiError::OperatorRequired);
         }
-        self.key(parts, source.unwrap_or(UNKNOWN), request_id).await
+        self.key(&caller).await
     }
 
     /// Has the policy decide about a key that calls: whether it is good at all,
     /// from this address, for this endpoint. Which keys it may touch is asked
     /// later.
-    async fn key(
-        &self,
-        parts: &Parts,
-        source: IpAddr,
-        request_id: &str,
-    ) -> Result<Actor, ApiError> {
+    async fn key(&self, caller: &Knock<'_>) -> Result<Actor, ApiError> {
         let host = &self.host;
-        let path = parts.uri.path();
-        check_path(path)?;
-        let secret = presented_secret(&parts.headers)?;
-        let brand = host.keys.brand.as_ref();
-        let presented = secret.as_deref().map(|text| host.cache.recognise(text, brand));
-        let context = told(&parts.headers, &STRIPE_CONTEXT)?;
-        let account = told(&parts.headers, &STRIPE_ACCOUNT)?;
-        let api_version = told(&parts.headers, &STRIPE_VERSION)?;
-        let now = host.clock.now();
-        let decided = host
-            .decider
-            .decide(&Question {
-                credential: question::credential(presented.as_ref()),
-                method: parts.method.as_str(),
-                path,
-                source: question::source(source),
-                context: context.as_deref(),
-                account: account.as_deref(),
-                api_version: api_version.as_deref(),
-                now,
-                attributes: &[],
-            })
-            .await?;
+        let decided = self.decide(caller).await?;
         match (decided.answer, decided.key) {
             (Decision::Allow(grant), Some(key)) => {
                 let endpoint = Endpoint {
-                    method: parts.method.as_str(),
-                    path: grant.endpoint.as_deref().unwrap_or(path),
+                    method: caller.parts.method.as_str(),
+                    path: grant.endpoint.as_deref().unwrap_or_default(),
                 };
-                host.usage.mark(&grant.key, now, source, endpoint, false);
-                if grant.account != key.account {
-                    // It manages its own account, and nothing says otherwise.
-                    return Err(ApiError::Invalid {
-                        param: "Stripe-Account".to_owned(),
-                        message: "keys are managed by keys of their own account; leave out this \
-                                  header and Stripe-Context"
-                            .to_owned(),
-                    });
+                host.usage.mark(&grant.key, host.clock.now(), caller.source, endpoint, false);
+                if grant.account == key.account {
+                    return Ok(Actor::Key(key));
                 }
-                Ok(Actor::Key(key))
+                // It manages its own account, and nothing says otherwise; unless
+                // it manages nothing at all.
+                let ask = Ask::by(Actor::Key(Arc::clone(&key)));
+                let err = host.keys.scope(&ask, None, None).err().unwrap_or(ApiError::Invalid {
+                    param: "Stripe-Account".to_owned(),
+                    message: "keys are managed by keys of their own account; leave out this \
+                              header and Stripe-Context"
+                        .to_owned(),
+                });
+                if let Some(code) = err.refusal() {
+                    self.note_refusal(caller, key, &code).await?;
+                }
+                Err(err)
             }
             (Decision::Allow(_), None) => {
                 Err(ApiError::Internal("a request was let through without a key".into()))
@@ -342,20 +331,61 @@ impl Doorman {
                 let err = ApiError::from(denial);
                 // It is known who it was, although it may not do this.
                 if let (Some(key), Some(code)) = (key, err.refusal()) {
-                    let ask = Ask {
-                        source: Some(source),
-                        request_id: Some(request_id.to_owned()),
-                        ..Ask::by(Actor::Key(Arc::clone(&key)))
-                    };
-                    if host.refusals.is_spent(key.id.clone(), host.clock.now_ms()) {
-                        return Err(ApiError::TooManyRefusals);
-                    }
-                    let action = format!("{} {path}", parts.method);
-                    host.keys.note_refusal(&ask, &action, None, &code).await;
+                    self.note_refusal(caller, key, &code).await?;
                 }
                 Err(err)
             }
         }
+    }
+
+    async fn decide(&self, caller: &Knock<'_>) -> Result<Decided<Decision>, ApiError> {
+        let host = &self.host;
+        let headers = &caller.parts.headers;
+        check_path(caller.parts.uri.path())?;
+        let path = caller.path();
+        let secret = presented_secret(headers)?;
+        let brand = host.keys.brand.as_ref();
+        let presented = secret.as_deref().map(|text| host.cache.recognise(text, brand));
+        let context = told(headers, &STRIPE_CONTEXT)?;
+        let account = told(headers, &STRIPE_ACCOUNT)?;
+        let api_version = told(headers, &STRIPE_VERSION)?;
+        let question = Question {
+            credential: question::credential(presented.as_ref()),
+            method: caller.parts.method.as_str(),
+            path: &path,
+            source: question::source(caller.source),
+            context: context.as_deref(),
+            account: account.as_deref(),
+            api_version: api_version.as_deref(),
+            now: host.clock.now(),
+            attributes: &[],
+        };
+        Ok(host.decider.decide(&question).await?)
+    }
+
+    /// Tells the audit log that a known key was refused at the door, unless that
+    /// happens too often.
+    ///
+    /// Counted apart from what the key is refused once it is in: whoever has a
+    /// stolen key that is no good from where they are could otherwise keep its
+    /// owner out.
+    async fn note_refusal(
+        &self,
+        caller: &Knock<'_>,
+        key: Arc<Key>,
+        code: &str,
+    ) -> Result<(), ApiError> {
+        let host = &self.host;
+        if host.refusals.is_spent(format!("{} at the door", key.id), host.clock.now_ms()) {
+            return Err(ApiError::TooManyRefusals);
+        }
+        let ask = Ask {
+            source: Some(caller.source),
+            request_id: Some(caller.request_id.to_owned()),
+            ..Ask::by(Actor::Key(key))
+        };
+        host.keys.note_refusal(&ask, &caller.action(), None, code).await;
+        Ok(())
     }
 
     /// Returns what was answered to the same request before.
@@ -372,6 +402,28 @@ impl Doorman {
             (IDEMPOTENT_REPLAYED, HeaderValue::from_static("true")),
         ];
         Ok(Some((status, headers, kept.body).into_response()))
+    }
+}
+
+/// A request of somebody that is not known to be the operator.
+struct Knock<'a> {
+    parts: &'a Parts,
+    source: IpAddr,
+    request_id: &'a str,
+}
+
+impl Knock<'_> {
+    /// Its path, without a secret that somebody has put there.
+    fn path(&self) -> Cow<'_, str> {
+        scrub(self.parts.uri.path())
+    }
+
+    /// What it wants, for the audit log.
+    fn action(&self) -> String {
+        let path = self.path();
+        // Paths that were decided about are ASCII, and can be cut anywhere.
+        let shown = path.get(..MAX_LOGGED_PATH_BYTES).unwrap_or(&path);
+        format!("{} {shown}", self.parts.method)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     host::Host,
     question,
     scrub::scrub,
-    secret::{Digest, Presented},
+    secret::Digest,
 };
 
 /// Who may call the internal listener.
@@ -155,7 +155,7 @@ pub(super) async fn verify_request(
     let account = told("account", asked.account.as_deref())?;
     let api_version = told("api_version", asked.api_version.as_deref())?;
     let presented = asked.key.as_deref().filter(|key| !key.is_empty());
-    let presented = presented.map(|key| Presented::parse(key, host.keys.brand.as_ref()));
+    let presented = presented.map(|key| host.cache.recognise(key, host.keys.brand.as_ref()));
     let path = scrub(&asked.path);
     let question = Question {
         credential: question::credential(presented.as_ref()),

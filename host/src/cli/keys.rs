@@ -1,144 +1,149 @@
 //! `wardkey keys …`.
 
 use anyhow::Result;
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use serde_json::Value;
 
-use super::{CreateArgs, Exit, HostArgs, operator::Operator, print};
-use crate::keys::CreateKey;
+use super::{
+    Exit, HostArgs, ModeArgs,
+    operator::{Filter, Operator, escaped},
+    print,
+};
 
-pub(super) async fn list(
-    operator: &Operator,
-    args: &HostArgs,
+mod change;
+mod make;
+mod rotate;
+
+#[derive(Subcommand, Debug)]
+pub(super) enum KeysCommand {
+    /// Lists keys, newest first. Never shows a secret.
+    List(ListArgs),
+    /// Shows a key, without its secret.
+    Show(OneKeyArgs),
+    /// Makes a key and shows its secret. The secret of a live secret or
+    /// restricted key is shown this once, and needs a verification code.
+    Create(Box<make::CreateArgs>),
+    /// Takes in a key whose secret was made elsewhere: its digest only.
+    Import(Box<make::ImportArgs>),
+    /// Changes what a key is called and may do. Its secret stays.
+    Update(Box<change::UpdateArgs>),
+    /// Ends a key at once. It cannot be brought back.
+    Expire(change::ExpireArgs),
+    /// Puts another key in the place of one, with the same properties, and shows
+    /// its secret.
+    Rotate(rotate::RotateArgs),
+    /// Has the host rotate a key by itself at a set time.
+    ScheduleRotation(rotate::ScheduleArgs),
+    /// Takes a scheduled rotation off a key.
+    CancelRotation(OneKeyArgs),
+    /// Shows a key's secret, if it was kept.
+    Reveal(make::RevealArgs),
+    /// Gives a key back what was limited because it had not been used for it.
+    Restore(OneKeyArgs),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ListArgs {
+    /// Only keys of this account or organization.
+    #[arg(long)]
     account: Option<String>,
-    live: Option<bool>,
+    #[command(flatten)]
+    mode: ModeArgs,
+    /// Keys that have ended, too.
+    #[arg(long)]
     include_expired: bool,
-) -> Result<Exit> {
-    let mut keys: Vec<Value> = Vec::new();
-    let mut filter = format!("include_expired={include_expired}&limit=100");
-    if let Some(account) = account {
-        filter.push_str(&format!("&account={}", query(&account)));
-    }
-    if let Some(live) = live {
-        filter.push_str(&format!("&livemode={live}"));
-    }
-    loop {
-        let after = keys.last().map(|key| format!("&starting_after={}", print::text(key, "id")));
-        let path = format!("/v2/iam/api_keys?{filter}{}", after.unwrap_or_default());
-        let page = operator.get(&path).await?;
-        keys.extend(page["data"].as_array().cloned().unwrap_or_default());
-        if page["has_more"] != true {
-            break;
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// Flags of the commands that are about one key and need nothing else.
+#[derive(Args, Debug)]
+pub(super) struct OneKeyArgs {
+    /// The key's id, `key_…`.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    id: String,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+pub(super) async fn run(command: KeysCommand) -> Result<Exit> {
+    match command {
+        KeysCommand::List(args) => list(args).await,
+        KeysCommand::Show(args) => {
+            let key = Operator::connect(&args.host).await?.get(&path(&args.id, "")).await?;
+            show(&args.host, &key)
         }
+        KeysCommand::Create(args) => make::create(*args).await,
+        KeysCommand::Import(args) => make::import(*args).await,
+        KeysCommand::Update(args) => change::update(*args).await,
+        KeysCommand::Expire(args) => change::expire(args).await,
+        KeysCommand::Rotate(args) => rotate::rotate(args).await,
+        KeysCommand::ScheduleRotation(args) => rotate::schedule(args).await,
+        KeysCommand::CancelRotation(args) => change::plainly(args, "/cancel_rotation").await,
+        KeysCommand::Reveal(args) => make::reveal(args).await,
+        KeysCommand::Restore(args) => change::plainly(args, "/restore").await,
     }
-    if args.json {
+}
+
+async fn list(args: ListArgs) -> Result<Exit> {
+    let operator = Operator::connect(&args.host).await?;
+    let filter = Filter::default()
+        .with("account", args.account)
+        .with("livemode", args.mode.live())
+        .with("include_expired", args.include_expired.then_some(true));
+    let keys = operator.list("/v2/iam/api_keys", filter, "id", usize::MAX).await?;
+    if args.host.json {
         print::json(&Value::Array(keys))?;
         return Ok(Exit::Fine);
     }
-    let rows: Vec<Vec<String>> = keys
-        .iter()
-        .map(|key| {
-            let mode = if key["livemode"] == true { "live" } else { "test" };
-            let cell = |field| print::text(key, field);
-            let last_used = cell("last_used");
-            vec![
-                cell("id"),
-                cell("kind"),
-                mode.to_owned(),
-                cell("status"),
-                masked(key).to_owned(),
-                cell("name"),
-                if last_used.is_empty() { "never".to_owned() } else { last_used },
-            ]
-        })
-        .collect();
-    print::table(&["ID", "KIND", "MODE", "STATUS", "KEY", "NAME", "LAST USED"], &rows)?;
-    Ok(Exit::Fine)
-}
-
-pub(super) async fn create(operator: &Operator, args: CreateArgs) -> Result<Exit> {
-    let wanted = CreateKey {
-        account: args.account,
-        livemode: args.live,
-        kind: args.kind,
-        name: args.name,
-        note: args.note,
-        permissions: args.permissions,
-        connect_permissions: args.connect_permissions,
-        ip_allowlist: args.ip_allowlist,
-        expires_at: args.expires_at,
+    let row = |key: &Value| {
+        let cell = |field| print::text(key, field);
+        vec![
+            cell("id"),
+            cell("kind"),
+            print::mode(key).to_owned(),
+            status(key),
+            print::masked(key),
+            cell("name"),
+            cell("expires_at"),
+            print::text(&key["rotation"], "at"),
+            print::last_use(key),
+        ]
     };
-    let key = operator.post("/v2/iam/api_keys", &wanted).await?;
-    operator.finish().await?;
-    if args.host.json {
-        print::json(&key)?;
-    } else {
-        eprintln!("Made {} ({}).", print::text(&key, "id"), print::text(&key, "name"));
-        if key["livemode"] == true && key["type"] == "secret_key" {
-            eprintln!("Keep the secret now: it is not shown again.");
-        }
-        print::line(token(&key))?;
-    }
+    let rows: Vec<Vec<String>> = keys.iter().map(row).collect();
+    let header = ["ID", "KIND", "MODE", "STATUS", "KEY", "NAME", "ENDS", "ROTATES", "LAST USED"];
+    print::table(&header, &rows)?;
     Ok(Exit::Fine)
 }
 
-pub(super) async fn show(operator: &Operator, args: &HostArgs, id: &str) -> Result<Exit> {
-    let key = operator.get(&format!("/v2/iam/api_keys/{}", query(id))).await?;
+fn status(key: &Value) -> String {
+    let status = print::text(key, "status");
+    if key["limited_access"] == true { format!("{status}, limited") } else { status }
+}
+
+/// Prints a key as it is now.
+fn show(args: &HostArgs, key: &Value) -> Result<Exit> {
     if args.json {
-        print::json(&key)?;
+        print::json(key)?;
         return Ok(Exit::Fine);
     }
-    for field in [
-        "id",
-        "kind",
-        "status",
-        "livemode",
-        "account",
-        "name",
-        "note",
-        "created",
-        "expires_at",
-        "last_used",
-        "ip_allowlist",
-        "permissions",
-        "connect_permissions",
-    ] {
-        print::line(format_args!("{field:<20} {}", print::text(&key, field)))?;
-    }
-    print::line(format_args!("{:<20} {}", "key", masked(&key)))?;
+    let plain = |fields: &[&str]| {
+        fields.iter().try_for_each(|field| print::field(field, print::text(key, field)))
+    };
+    plain(&["id", "kind"])?;
+    print::field("status", status(key))?;
+    print::field("mode", print::mode(key))?;
+    plain(&["account", "origin", "name", "note"])?;
+    print::field("key", print::masked(key))?;
+    plain(&["permissions", "connect_permissions", "ip_allowlist"])?;
+    plain(&["created", "expires_at", "restored_at"])?;
+    print::field("last_used", print::last_use(key))?;
+    print::field("rotation", print::rotation(key))?;
+    plain(&["replaces", "replaced_by", "imported", "revision", "actions"])?;
     Ok(Exit::Fine)
 }
 
-pub(super) async fn reveal(operator: &Operator, args: &HostArgs, id: &str) -> Result<Exit> {
-    let path = format!("/v2/iam/api_keys/{}/reveal", query(id));
-    let key = operator.post(&path, &Value::Null).await?;
-    if args.json {
-        print::json(&key)?;
-    } else {
-        print::line(token(&key))?;
-    }
-    Ok(Exit::Fine)
-}
-
-fn masked(key: &Value) -> &str {
-    shape(key)["secret_token_redacted"].as_str().unwrap_or_default()
-}
-
-fn token(key: &Value) -> &str {
-    shape(key)["token"].as_str().unwrap_or_default()
-}
-
-fn shape(key: &Value) -> &Value {
-    if key["type"] == "publishable_key" { &key["publishable_key"] } else { &key["secret_key"] }
-}
-
-/// Writes text so that it stands in a path or query as it is.
-fn query(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
+/// Returns the path of a key, and of what is done with it.
+fn path(id: &str, verb: &str) -> String {
+    format!("/v2/iam/api_keys/{}{verb}", escaped(id))
 }

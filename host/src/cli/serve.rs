@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
+use serde_json::json;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{Signal, SignalKind, signal},
@@ -29,7 +30,7 @@ use crate::{
     engine::Engine,
     gate::{DEFAULT_FAILED_AUTH_PER_MINUTE, DEFAULT_PREFIX, GateConfig, SELF_PATH},
     host::{Api, Host, Parts},
-    keys::{Actor, Ask, CreateAccount},
+    keys::{Actor, Ask, CreateAccount, timestamp},
     secret::{Brand, Digest},
     server,
     storage::{AuditFilter, KeyFilter, KeyRecord, Mode, SqliteStorage, Storage as _},
@@ -125,6 +126,19 @@ pub(super) struct ServeArgs {
     /// scans for leaked keys can tell yours from others'.
     #[arg(long, env = "WARDKEY_BRAND", value_name = "WORD")]
     brand: Option<Brand>,
+    /// For how many days the request log is kept [default: until it is full, at
+    /// a million requests].
+    #[arg(
+        long,
+        env = "WARDKEY_LOG_RETENTION_DAYS",
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    log_retention_days: Option<u32>,
+    /// Starts on a data directory that began as a copy: once, as somebody has
+    /// looked which keys were ended since the copy was made, and are good again.
+    #[arg(long, env = "WARDKEY_ACCEPT_BACKUP", value_parser = BoolishValueParser::new())]
+    accept_backup: bool,
     #[command(flatten)]
     verification: VerificationConfig,
     #[arg(skip)]
@@ -145,6 +159,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         Some(file) => InternalAccess::Token(read_token(file)?),
         None => InternalAccess::Loopback,
     };
+    let delivery = args.verification.delivery()?;
     let (data_dir, is_new) = open_data_dir(&args).await?;
     let data_dir = Arc::new(data_dir);
     let gate = GateConfig {
@@ -154,10 +169,16 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         allow_unlisted: args.allow_unlisted,
         max_failed_auth_per_minute: args.max_failed_auth_per_minute,
     };
-    let api = args.upstream.clone().map_or(Api::Simulated, Api::Upstream);
-    let delivery = args.verification.delivery()?;
-    let host = start_host(&data_dir, args.policy.as_deref(), gate, api, delivery).await?;
+    let settings = Settings {
+        policy: args.policy.as_deref(),
+        gate,
+        api: args.upstream.clone().map_or(Api::Simulated, Api::Upstream),
+        log_retention_days: args.log_retention_days,
+        delivery,
+    };
+    let host = start_host(&data_dir, settings).await?;
     host.keys().verifier.announce();
+    check_backup(&args, &host).await?;
     if is_new || host.storage.list_accounts(None, 1).await?.is_empty() {
         let first = CreateAccount { name: FIRST_ACCOUNT.to_owned(), ..CreateAccount::default() };
         host.keys().create_account(&Ask::by(Actor::Platform), first).await?;
@@ -185,13 +206,13 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         host.admin_router(AdminAccess::Socket(Arc::clone(&data_dir))),
         stopped,
     ));
+    host.start_worker();
     let told = welcome(&args, &host, &data_dir, address, admin_at, internal_at, is_new).await;
     if let Err(err) = told {
         // It serves all the same.
         tracing::warn!("the welcome was not printed: {err:#}");
     }
 
-    host.start_worker();
     signals.wait().await;
     tracing::info!("stopping: requests that run are finished, and the log is written");
     let _ = stop.send(true);
@@ -268,14 +289,77 @@ pub(super) fn open_when_free(path: &Path) -> Result<DataDir, DataDirError> {
     }
 }
 
+/// Refuses a data directory that began as a copy, until somebody says that they
+/// know: what was ended since is not ended in the copy.
+async fn check_backup(args: &ServeArgs, host: &Host) -> Result<()> {
+    let made_at = host.storage.backup_made_at().await?.map(timestamp);
+    match (made_at, args.accept_backup) {
+        (None, false) => Ok(()),
+        (None, true) => {
+            tracing::warn!(
+                "--accept-backup is set, and there is nothing to accept: take it away, or the next \
+                 copy is accepted unseen"
+            );
+            Ok(())
+        }
+        (Some(made_at), false) => bail!(
+            "this data directory began as a copy that was made at {made_at}. What was done after \
+             that is not in it: keys that were ended since are good again, and keys that were made \
+             since are unknown. `wardkey keys list` and `wardkey audit list` show what is in it, \
+             and `wardkey keys expire` ends what must not come back. Then start once with \
+             --accept-backup"
+        ),
+        (Some(made_at), true) => {
+            let active = count_active_keys(host).await?;
+            let ask = Ask::by(Actor::Operator);
+            let accepted = json!({ "made_at": made_at, "active_keys": active });
+            host.keys.note(&ask, "host.backup_accepted", accepted).await?;
+            host.storage.accept_backup().await?;
+            tracing::warn!(
+                "A COPY WAS ACCEPTED, which was made at {made_at}: {active} keys are active as they \
+                 were then, also those that were ended since"
+            );
+            Ok(())
+        }
+    }
+}
+
+async fn count_active_keys(host: &Host) -> Result<usize> {
+    let mut filter = KeyFilter {
+        not_ended_at: Some(host.clock.now()),
+        limit: crate::keys::MAX_LIST,
+        ..KeyFilter::default()
+    };
+    let mut count = 0;
+    loop {
+        let page = host.storage.list_keys(filter.clone()).await?;
+        count += page.len();
+        match page.last() {
+            Some(last) if page.len() == filter.limit => {
+                filter.starting_after = Some(last.id.clone());
+            }
+            _ => return Ok(count),
+        }
+    }
+}
+
+/// How a host over a data directory is to be.
+pub(super) struct Settings<'a> {
+    /// `None`: the standard policy.
+    pub(super) policy: Option<&'a Path>,
+    pub(super) gate: GateConfig,
+    pub(super) api: Api,
+    pub(super) log_retention_days: Option<u32>,
+    /// How verification codes reach people.
+    pub(super) delivery: Delivery,
+}
+
 /// Puts a host together over a data directory.
 pub(super) async fn start_host(
     data_dir: &Arc<DataDir>,
-    policy: Option<&Path>,
-    gate: GateConfig,
-    api: Api,
-    delivery: Delivery,
+    settings: Settings<'_>,
 ) -> Result<Arc<Host>> {
+    let Settings { policy, gate, api, log_retention_days, delivery } = settings;
     let bytes = match policy {
         Some(path) => {
             let name = || format!("reading the policy `{}`", path.display());
@@ -312,7 +396,7 @@ pub(super) async fn start_host(
         audit_key,
         verifier: Verifier::new(delivery, clock.clone()),
         clock,
-        log_retention_days: None,
+        log_retention_days,
         gate,
         api,
     })
@@ -428,7 +512,9 @@ async fn first_key(host: &Host) -> Result<Option<KeyRecord>> {
 /// output of a service ends in a log.
 async fn shown(args: &ServeArgs, host: &Host, key: &KeyRecord) -> Result<String> {
     if std::io::stdout().is_terminal() {
-        let revealed = host.keys().reveal(&Ask::by(Actor::Platform), &key.id).await?;
+        // Whoever looks on is who started it: the host by itself shows nobody a
+        // secret.
+        let revealed = host.keys().reveal(&Ask::by(Actor::Operator), &key.id).await?;
         return Ok(revealed.secret.map(|secret| secret.expose().to_owned()).unwrap_or_default());
     }
     let program = std::env::current_exe().unwrap_or_else(|_| "wardkey".into());
@@ -440,7 +526,7 @@ async fn shown(args: &ServeArgs, host: &Host, key: &KeyRecord) -> Result<String>
     ))
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 

@@ -72,7 +72,8 @@ impl Keys {
         let ask = Ask::by(Actor::Platform);
         let noted =
             KeyRecord { rotation: None, sealed_secret: None, end_noted: true, ..key.clone() };
-        let entry = journal::done(&ask, self.clock.now_ms(), "api_key.ended", Some(key), &noted);
+        let after = KeyRecord { revision: key.revision + 1, ..noted.clone() };
+        let entry = journal::done(&ask, self.clock.now_ms(), "api_key.ended", Some(key), &after);
         let change = Change { changed_keys: vec![noted], audit: vec![entry], ..Change::default() };
         match self.commit(change).await {
             // Somebody else has seen to it, or will.

@@ -39,6 +39,16 @@ impl Keys {
         ask: &Ask,
         wanted: CreateAccount,
     ) -> Result<(AccountRecord, Vec<(KeyRecord, Secret)>), ApiError> {
+        const ACTION: &str = "account.created";
+        self.audited(ask, ACTION, None, self.make_account(ask, ACTION, wanted)).await
+    }
+
+    async fn make_account(
+        &self,
+        ask: &Ask,
+        action: &str,
+        wanted: CreateAccount,
+    ) -> Result<(AccountRecord, Vec<(KeyRecord, Secret)>), ApiError> {
         let now = self.clock.now();
         check_name(&wanted.name)?;
         if let Some(id) = &wanted.organization {
@@ -59,7 +69,7 @@ impl Keys {
         let mut audit = vec![journal::other(
             ask,
             at_ms,
-            "account.created",
+            action,
             Some(&account.id),
             None,
             Some(json!(AccountView::from(&account))),
@@ -88,26 +98,30 @@ impl Keys {
         ask: &Ask,
         name: String,
     ) -> Result<OrganizationRecord, ApiError> {
-        check_name(&name)?;
-        let created_at = self.clock.now();
-        let organization = OrganizationRecord { id: mint_id("org_"), name, created_at };
-        let audit = journal::other(
-            ask,
-            self.clock.now_ms(),
-            "organization.created",
-            Some(&organization.id),
-            None,
-            Some(json!(OrganizationView::from(&organization))),
-        );
-        let reply = self.kept(ask, 201, json!(OrganizationView::from(&organization)));
-        let change = Change {
-            reply,
-            new_organizations: vec![organization.clone()],
-            audit: vec![audit],
-            ..Change::default()
-        };
-        self.commit(change).await?;
-        Ok(organization)
+        const ACTION: &str = "organization.created";
+        self.audited(ask, ACTION, None, async {
+            check_name(&name)?;
+            let created_at = self.clock.now();
+            let organization = OrganizationRecord { id: mint_id("org_"), name, created_at };
+            let audit = journal::other(
+                ask,
+                self.clock.now_ms(),
+                ACTION,
+                Some(&organization.id),
+                None,
+                Some(json!(OrganizationView::from(&organization))),
+            );
+            let reply = self.kept(ask, 201, json!(OrganizationView::from(&organization)));
+            let change = Change {
+                reply,
+                new_organizations: vec![organization.clone()],
+                audit: vec![audit],
+                ..Change::default()
+            };
+            self.commit(change).await?;
+            Ok(organization)
+        })
+        .await
     }
 
     /// Makes an account a member of an organization, or of none.
@@ -121,23 +135,31 @@ impl Keys {
         account: &str,
         organization: Option<&str>,
     ) -> Result<AccountRecord, ApiError> {
-        let before = self.account(account).await?;
-        if let Some(id) = organization {
-            self.organization(id).await?;
-        }
-        let audit = journal::other(
-            ask,
-            self.clock.now_ms(),
-            "account.updated",
-            Some(account),
-            Some(json!({ "organization": before.organization })),
-            Some(json!({ "organization": organization })),
-        );
-        let membership = (account.to_owned(), organization.map(str::to_owned));
-        let change =
-            Change { memberships: vec![membership], audit: vec![audit], ..Change::default() };
-        self.commit(change).await?;
-        self.account(account).await
+        const ACTION: &str = "account.updated";
+        self.audited(ask, ACTION, Some(account), async {
+            let before = self.account(account).await?;
+            if let Some(id) = organization {
+                self.organization(id).await?;
+            }
+            let audit = journal::other(
+                ask,
+                self.clock.now_ms(),
+                ACTION,
+                Some(account),
+                Some(json!({ "organization": before.organization })),
+                Some(json!({ "organization": organization })),
+            );
+            let after = AccountRecord { organization: organization.map(str::to_owned), ..before };
+            let change = Change {
+                memberships: vec![(after.id.clone(), after.organization.clone())],
+                audit: vec![audit],
+                reply: self.kept(ask, 200, json!(AccountView::from(&after))),
+                ..Change::default()
+            };
+            self.commit(change).await?;
+            Ok(after)
+        })
+        .await
     }
 
     /// Writes to the audit log what was done to the host itself.

@@ -18,8 +18,9 @@ use crate::{
     audit::AuditKey,
     secret::Digest,
     storage::{
-        AccountRecord, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry, LogFilter,
-        ObjectRecord, OrganizationRecord, Page, SealedAuditEntry, StorageResult, UsageMark,
+        AccountRecord, Activation, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry,
+        LogFilter, ObjectRecord, OrganizationRecord, Page, PolicyRecord, SealedAuditEntry,
+        StorageResult, UsageMark,
     },
 };
 

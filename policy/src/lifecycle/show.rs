@@ -44,10 +44,12 @@ pub fn describe(current: &StoredKey, now: u64) -> KeyStatus {
         ip_allowlist: None,
     };
     let at_once = RotationRequest { expire_current_in_minutes: 0, note: None };
+    // What is shown anyway has nothing to reveal (S37).
+    let is_hidden = current.key.kind != kind::PUBLISHABLE;
     let actions = [
         ("expire", expire(operator, current, now).is_ok()),
         ("restore", restore(operator, current, now).is_ok()),
-        ("reveal", reveal(operator, current, now).is_ok()),
+        ("reveal", is_hidden && reveal(operator, current, now).is_ok()),
         ("rotate", rotate(operator, current, &at_once, now).is_ok()),
         ("update", update(operator, current, &stays, now).is_ok()),
     ];

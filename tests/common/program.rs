@@ -1,12 +1,19 @@
 //! Runs the program in a folder of its own.
 
+// Each suite uses a part of it.
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each suite is a program of its own, and none uses all of it"
+)]
+
 use std::{
     cell::{Cell, RefCell},
     fs::{self, File},
     io::{BufRead, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
@@ -31,8 +38,10 @@ pub(crate) const FREE_PORTS: [&str; 6] = [
 ];
 
 /// What every secret of this program looks like, wherever it turns up.
-const SECRET_STARTS: &[&str] =
-    &["sk_test_", "sk_live_", "rk_test_", "rk_live_", "pk_test_", "pk_live_", "wk_operator_"];
+const SECRET_STARTS: &[&str] = &["sk_test_", "sk_live_", "rk_test_", "rk_live_", "wk_operator_"];
+
+/// And what may stand in front-end code.
+const PUBLISHABLE_STARTS: &[&str] = &["pk_test_", "pk_live_"];
 
 /// A folder to run the program in. Its data directory is the default one.
 pub(crate) struct Folder {
@@ -67,6 +76,8 @@ impl Folder {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wardkey"));
         command.args(args).current_dir(self.dir.path()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        // Most tests are about something else. `codes.rs` has it as it is shipped.
+        command.env("WARDKEY_VERIFICATION", "none");
         command
     }
 
@@ -280,6 +291,121 @@ impl Drop for Running {
     }
 }
 
+/// A command in a terminal, where it can ask. Needs the tool `script`.
+pub(crate) struct Terminal {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Receiver<Vec<u8>>,
+    shown: String,
+    stdout: PathBuf,
+    _deadline: Watchdog,
+}
+
+impl Terminal {
+    /// Runs a command there. Its standard output goes to a file, as into a
+    /// script's variable: what is shown is what a person is asked and told.
+    pub(crate) fn run(folder: &Folder, args: &[&str]) -> Self {
+        let words = [&[env!("CARGO_BIN_EXE_wardkey")], args].concat();
+        let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let stdout = folder.path().join("stdout");
+        let line = format!("exec {} > '{}'", words.join(" "), stdout.display());
+        let mut child = Command::new("script")
+            .args(["-qefc", &line, "/dev/null"])
+            .current_dir(folder.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("SHELL", "/bin/sh")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = Watchdog::set(&child);
+        let (sender, output) = mpsc::channel();
+        let mut from = child.stdout.take().unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                if sender.send(buffer[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        let input = child.stdin.take();
+        Self { child, input, output, shown: String::new(), stdout, _deadline: deadline }
+    }
+
+    /// Waits until this is shown, after what was waited for before.
+    #[track_caller]
+    pub(crate) fn wait_for(&mut self, text: &str) -> &mut Self {
+        self.read_until(text);
+        self
+    }
+
+    /// Does the same, and returns what was shown before it.
+    #[track_caller]
+    pub(crate) fn read_until(&mut self, text: &str) -> String {
+        while !self.shown.contains(text) {
+            match self.output.recv_timeout(PATIENCE) {
+                Ok(bytes) => self.shown.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(_) => panic!("no `{text}`: {}", self.shown),
+            }
+        }
+        let at = self.shown.find(text).unwrap();
+        let before = self.shown[..at].to_owned();
+        self.shown.drain(..at + text.len());
+        before
+    }
+
+    /// Types a line.
+    pub(crate) fn enter(&mut self, line: &str) -> &mut Self {
+        self.input.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+        self
+    }
+
+    /// Waits for its end. What was not waited for is in `stderr`.
+    pub(crate) fn end(mut self) -> Ended {
+        while let Ok(bytes) = self.output.recv_timeout(PATIENCE) {
+            self.shown.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        // Kept open until now: `script` ends the terminal when its own input ends.
+        let status = self.child.wait().unwrap();
+        drop(self.input.take());
+        Ended {
+            code: status.code().unwrap_or(-1),
+            stdout: fs::read_to_string(&self.stdout).unwrap(),
+            stderr: self.shown,
+        }
+    }
+}
+
+/// Returns the verification codes that were written to a console, by their ids.
+pub(crate) fn codes(console: &str) -> Vec<(String, String)> {
+    let mut codes = Vec::new();
+    let mut code = None;
+    for line in console.lines() {
+        let (start, _) = line.split_at_checked(6).unwrap_or_default();
+        if start.len() == 6 && start.bytes().all(|byte| byte.is_ascii_digit()) {
+            code = Some(start.to_owned());
+        }
+        let id = line.split([' ', ';']).find(|word| word.starts_with("vrf_"));
+        if let (Some(id), true) = (id, line.starts_with("Asked by")) {
+            codes.push((id.to_owned(), code.take().unwrap()));
+        }
+    }
+    codes
+}
+
+/// Runs a test twice: where the command line asks a host over its socket, and
+/// where it is its own.
+pub(crate) fn with_and_without_a_host(test: impl Fn(&Folder)) {
+    let folder = Folder::ready();
+    test(&folder);
+    let folder = Folder::empty();
+    let host = folder.start(&[]);
+    test(&folder);
+    assert!(host.terminate().success());
+}
+
 /// Returns the secret in a key as `--json` shows it.
 pub(crate) fn token(key: &Value) -> Option<&str> {
     ["secret_key", "publishable_key"].into_iter().find_map(|shape| key[shape]["token"].as_str())
@@ -289,7 +415,18 @@ pub(crate) fn token(key: &Value) -> Option<&str> {
 /// have it.
 #[track_caller]
 pub(crate) fn assert_no_secret(text: &str) {
-    for start in SECRET_STARTS {
+    assert_none_of(SECRET_STARTS.iter().chain(PUBLISHABLE_STARTS), text);
+}
+
+/// Does the same, where publishable keys are shown whole: they are no secret.
+#[track_caller]
+pub(crate) fn assert_no_secret_key(text: &str) {
+    assert_none_of(SECRET_STARTS.iter(), text);
+}
+
+#[track_caller]
+fn assert_none_of<'a>(starts: impl Iterator<Item = &'a &'static str>, text: &str) {
+    for start in starts {
         for (at, _) in text.match_indices(start) {
             let rest = &text[at + start.len()..];
             let length = rest.bytes().take_while(u8::is_ascii_alphanumeric).count();

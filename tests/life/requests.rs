@@ -1,0 +1,1 @@
+//! Requests: repeated, clashing, malformed; and what the logs keep of them.
