@@ -9,8 +9,9 @@
 //! - What is in force is stored before it is in force, and by one at a time: the
 //!   last row of the activations is what every restart comes back to. A host
 //!   that cannot load that one does not start with another.
+//! - What storage would come back to is never retired.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use serde_json::json;
 use tokio::sync::{Mutex, Semaphore};
@@ -29,12 +30,13 @@ use crate::{
 /// The longest name or version, in characters.
 const MAX_TEXT_CHARS: usize = 100;
 
-/// How many policies are loaded at once: a component of the largest size takes a
-/// core for seconds, and requests need the others.
-const LOADS_AT_ONCE: usize = 1;
+/// How many pushed policies are loaded at once: a component of the largest size
+/// takes a core for seconds, and requests need the others. What is put in force
+/// does not wait for them: it may be the way back from a bad one.
+const PUSHES_AT_ONCE: usize = 1;
 
-/// How far rolling back looks for what was in force before.
-const HISTORY: usize = 100;
+/// The largest revision: what every backend can store.
+const MAX_REVISION: u64 = i64::MAX.unsigned_abs();
 
 /// What the standard policy is called instead of its digest.
 pub const STANDARD: &str = "standard";
@@ -71,9 +73,10 @@ pub struct Policies {
     /// Set where a file is in force, whatever storage says.
     is_pinned: bool,
     /// Held from reading what is in force until another is: the order of the
-    /// rows is the order of the swaps.
-    activating: Mutex<()>,
-    loading: Semaphore,
+    /// rows is the order of the swaps. In it is the highest revision that was
+    /// ever in force, which is not to be searched for in all the rows each time.
+    activating: Mutex<Option<u64>>,
+    pushing: Semaphore,
 }
 
 impl Policies {
@@ -100,15 +103,17 @@ impl Policies {
             clock,
             is_pinned,
             activating: Mutex::default(),
-            loading: Semaphore::new(LOADS_AT_ONCE),
+            pushing: Semaphore::new(PUSHES_AT_ONCE),
         };
-        let last = policies.storage.list_activations(1).await?.into_iter().next();
-        if let Some(Activation { policy: Some(digest), .. }) = last
+        if let Some(Activation { policy: Some(digest), .. }) = policies.last().await?
             && !is_pinned
         {
-            let (_, bytes) = policies.find(digest).await?;
+            let found = policies.storage.find_policy(digest).await?;
+            let missing = || ApiError::NotFound { what: "policy", id: digest.to_hex() };
+            let (_, bytes) = found.ok_or_else(missing)?;
             policies.active.activate(policies.load(bytes).await?);
         }
+        *policies.activating.lock().await = policies.highest_revision().await?;
         Ok(policies)
     }
 
@@ -126,7 +131,15 @@ impl Policies {
             .audited(ask, ACTION, Some(&target), async {
                 check_text("name", &wanted.name)?;
                 check_text("version", &wanted.version)?;
-                if let Some((record, _)) = self.storage.find_policy(digest).await? {
+                if wanted.revision > MAX_REVISION {
+                    return Err(ApiError::Invalid {
+                        param: "revision".to_owned(),
+                        message: format!("use at most {MAX_REVISION}"),
+                    });
+                }
+                // Whoever pushes the same meanwhile waits here, and then finds it.
+                let _permit = self.pushing.acquire().await.ok();
+                if let Some(record) = self.kept(digest).await? {
                     return Ok(self.listed(record));
                 }
                 let policy = self.load(Arc::clone(&wanted.bytes)).await?;
@@ -213,10 +226,10 @@ impl Policies {
         const ACTION: &str = "policy.activated";
         self.keys
             .audited(ask, ACTION, Some(name), async {
+                let mut highest = self.activating.lock().await;
                 let wanted = self.named(name).await?.record;
-                let _activating = self.activating.lock().await;
-                self.check_revision(&wanted).await?;
-                self.put_in_force(ask, ACTION, "activated", wanted).await
+                check_revision(wanted.revision, *highest)?;
+                self.put_in_force(ask, ACTION, "activated", wanted, &mut highest).await
             })
             .await
     }
@@ -230,12 +243,12 @@ impl Policies {
         const ACTION: &str = "policy.rolled_back";
         self.keys
             .audited(ask, ACTION, to, async {
-                let _activating = self.activating.lock().await;
+                let mut highest = self.activating.lock().await;
                 let wanted = match to {
                     Some(name) => self.named(name).await?.record,
                     None => self.before().await?,
                 };
-                self.put_in_force(ask, ACTION, "rolled back", wanted).await
+                self.put_in_force(ask, ACTION, "rolled back", wanted, &mut highest).await
             })
             .await
     }
@@ -252,14 +265,19 @@ impl Policies {
             .audited(ask, ACTION, Some(name), async {
                 let _activating = self.activating.lock().await;
                 let listed = self.named(name).await?;
-                if listed.is_active {
+                let digest = listed.record.digest;
+                // With a pinned policy, another is in force than storage says.
+                let stored = self.last().await?.and_then(|last| last.policy);
+                if listed.is_active || stored == Some(digest) {
                     let message = "this policy is in force: put another one in force first";
                     return Err(ApiError::Conflict(message.to_owned()));
                 }
-                let digest = listed.record.digest;
-                if self.storage.find_policy(digest).await?.is_none() {
+                if digest == standard().digest {
                     let message = "the standard policy is a part of the host";
                     return Err(ApiError::Conflict(message.to_owned()));
+                }
+                if listed.record.retired_at.is_some() {
+                    return Ok(listed);
                 }
                 let at = self.clock.now();
                 let target = digest.to_hex();
@@ -283,6 +301,7 @@ impl Policies {
         action: &str,
         reason: &str,
         wanted: PolicyRecord,
+        highest: &mut Option<u64>,
     ) -> Result<Listed, ApiError> {
         if self.is_pinned {
             return Err(ApiError::Conflict(
@@ -300,9 +319,8 @@ impl Policies {
             Some((_, bytes)) => (Some(wanted.digest), self.load(bytes).await?),
             None => (None, self.load(STANDARD_POLICY.into()).await?),
         };
-        let last = self.storage.list_activations(1).await?.into_iter().next();
         let activation = Activation {
-            number: last.map_or(1, |last| last.number + 1),
+            number: self.last().await?.map_or(1, |last| last.number + 1),
             policy,
             overlays: Vec::new(),
             at: self.clock.now(),
@@ -320,34 +338,30 @@ impl Policies {
             Change { activation: Some(activation), audit: vec![entry], ..Change::default() };
         self.keys.commit(change).await?;
         self.active.activate(loaded);
+        *highest = (*highest).max(policy.map(|_| wanted.revision));
         Ok(self.listed(wanted))
     }
 
-    /// Refuses what is older than what was in force already, unless it is asked
-    /// for as a rollback: an old release that is pushed again by mistake, or by
-    /// somebody who knows what it lets through.
-    async fn check_revision(&self, wanted: &PolicyRecord) -> Result<(), ApiError> {
+    /// Returns what was put in force last.
+    async fn last(&self) -> Result<Option<Activation>, ApiError> {
+        Ok(self.storage.list_activations(1).await?.into_iter().next())
+    }
+
+    /// Returns the highest revision that was ever in force.
+    async fn highest_revision(&self) -> Result<Option<u64>, ApiError> {
         let records = self.storage.list_policies().await?;
-        let revision = |digest| {
-            let record = records.iter().find(|record| record.digest == digest);
-            record.map_or(0, |record| record.revision)
-        };
-        let activations = self.storage.list_activations(HISTORY).await?;
-        let newest = activations.iter().filter_map(|one| one.policy).map(revision).max();
-        match newest {
-            Some(newest) if wanted.revision < newest => Err(ApiError::Conflict(format!(
-                "revision {newest} was in force, and this is revision {}: to go back is a rollback",
-                wanted.revision
-            ))),
-            _ => Ok(()),
-        }
+        let activations = self.storage.list_activations(usize::MAX).await?;
+        let digests: HashSet<Digest> = activations.iter().filter_map(|one| one.policy).collect();
+        let was_in_force = |record: &&PolicyRecord| digests.contains(&record.digest);
+        Ok(records.iter().filter(was_in_force).map(|record| record.revision).max())
     }
 
     /// Returns what was in force before what is.
     async fn before(&self) -> Result<PolicyRecord, ApiError> {
         let standard = standard();
         let active = self.active.get().digest();
-        let activations = self.storage.list_activations(HISTORY).await?;
+        // All of them: the same one may have been put in force many times.
+        let activations = self.storage.list_activations(usize::MAX).await?;
         let before = activations
             .iter()
             .map(|one| one.policy.unwrap_or(standard.digest))
@@ -362,9 +376,12 @@ impl Policies {
         }
     }
 
-    async fn find(&self, digest: Digest) -> Result<(PolicyRecord, Arc<[u8]>), ApiError> {
-        let found = self.storage.find_policy(digest).await?;
-        found.ok_or_else(|| ApiError::NotFound { what: "policy", id: digest.to_hex() })
+    /// Returns a policy that there is already; the standard one always is.
+    async fn kept(&self, digest: Digest) -> Result<Option<PolicyRecord>, ApiError> {
+        if let Some((record, _)) = self.storage.find_policy(digest).await? {
+            return Ok(Some(record));
+        }
+        Ok(Some(standard()).filter(|standard| standard.digest == digest))
     }
 
     /// Compiles, checks and tries a component, away from the threads that
@@ -373,7 +390,6 @@ impl Policies {
         if bytes.len() > MAX_COMPONENT_BYTES {
             return Err(LoadError::TooLarge(bytes.len()).into());
         }
-        let _permit = self.loading.acquire().await.ok();
         let (engine, now) = (Arc::clone(&self.engine), self.clock.now());
         let loaded = tokio::task::spawn_blocking(move || {
             let policy = engine.load(&bytes).map_err(ApiError::from)?;
@@ -404,6 +420,19 @@ fn standard() -> PolicyRecord {
         pushed_by: "platform".to_owned(),
         signature: None,
         retired_at: None,
+    }
+}
+
+/// Refuses what is older than what was in force already, unless it is asked for
+/// as a rollback: an old release that is pushed again by mistake, or by somebody
+/// who knows what it lets through.
+fn check_revision(wanted: u64, highest: Option<u64>) -> Result<(), ApiError> {
+    match highest {
+        Some(highest) if wanted < highest => Err(ApiError::Conflict(format!(
+            "revision {highest} was in force, and this is revision {wanted}: to go back is a \
+             rollback"
+        ))),
+        _ => Ok(()),
     }
 }
 
