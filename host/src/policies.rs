@@ -4,14 +4,18 @@
 //!
 //! - A policy is called by the SHA-256 of its bytes, so that what was tried is
 //!   what is put in force.
-//! - A policy is loaded and tried before it is kept, and again before it is put
-//!   in force. What fails at any step leaves the one in force alone.
+//! - A policy is tried before it is kept, and its bytes are read and it is tried
+//!   again before it is put in force. What fails at any step leaves the one in
+//!   force alone.
 //! - What is in force is stored before it is in force, and by one at a time: the
 //!   last row of the activations is what every restart comes back to. A host
 //!   that cannot load that one does not start with another.
 //! - What storage would come back to is never retired.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, MutexGuard, PoisonError},
+};
 
 use serde_json::json;
 use tokio::sync::{Mutex, Semaphore};
@@ -34,6 +38,11 @@ const MAX_TEXT_CHARS: usize = 100;
 /// takes a core for seconds, and requests need the others. What is put in force
 /// does not wait for them: it may be the way back from a bad one.
 const PUSHES_AT_ONCE: usize = 1;
+
+/// How many policies stay compiled that are not in force: the one just pushed
+/// and the one to go back to are in force at once, and not after the time that
+/// compiling takes. Compiled, the standard policy has a few megabytes.
+const STAY_LOADED: usize = 4;
 
 /// The largest revision: what every backend can store.
 const MAX_REVISION: u64 = i64::MAX.unsigned_abs();
@@ -77,6 +86,8 @@ pub struct Policies {
     /// ever in force, which is not to be searched for in all the rows each time.
     activating: Mutex<Option<u64>>,
     pushing: Semaphore,
+    /// What was asked for lately, the last one behind.
+    loaded: std::sync::Mutex<VecDeque<Arc<Policy>>>,
 }
 
 impl Policies {
@@ -104,6 +115,7 @@ impl Policies {
             is_pinned,
             activating: Mutex::default(),
             pushing: Semaphore::new(PUSHES_AT_ONCE),
+            loaded: std::sync::Mutex::default(),
         };
         if let Some(Activation { policy: Some(digest), .. }) = policies.last().await?
             && !is_pinned
@@ -294,7 +306,7 @@ impl Policies {
             .await
     }
 
-    /// Loads, tries, stores and swaps, in this order.
+    /// Reads, tries, stores and swaps, in this order.
     async fn put_in_force(
         &self,
         ask: &Ask,
@@ -317,7 +329,7 @@ impl Policies {
         let stored = self.storage.find_policy(wanted.digest).await?;
         let (policy, loaded) = match stored {
             Some((_, bytes)) => (Some(wanted.digest), self.load(bytes).await?),
-            None => (None, self.load(STANDARD_POLICY.into()).await?),
+            None => (None, tried(self.active.standard(), self.clock.now()).await?),
         };
         let activation = Activation {
             number: self.last().await?.map_or(1, |last| last.number + 1),
@@ -390,13 +402,29 @@ impl Policies {
         if bytes.len() > MAX_COMPONENT_BYTES {
             return Err(LoadError::TooLarge(bytes.len()).into());
         }
-        let (engine, now) = (Arc::clone(&self.engine), self.clock.now());
-        let loaded = tokio::task::spawn_blocking(move || {
-            let policy = engine.load(&bytes).map_err(ApiError::from)?;
-            try_policy(&policy, now)?;
-            Ok::<_, ApiError>(Arc::new(policy))
-        });
-        loaded.await.map_err(|err| ApiError::Internal(err.into()))?
+        let now = self.clock.now();
+        let digest = Digest::of_bytes(&bytes);
+        let known = self.loaded().iter().find(|one| one.digest() == digest).cloned();
+        let policy = match known {
+            Some(policy) => policy,
+            None => {
+                let engine = Arc::clone(&self.engine);
+                let loaded = tokio::task::spawn_blocking(move || engine.load(&bytes)).await;
+                Arc::new(loaded.map_err(|err| ApiError::Internal(err.into()))??)
+            }
+        };
+        let policy = tried(policy, now).await?;
+        let mut loaded = self.loaded();
+        loaded.retain(|one| one.digest() != digest);
+        loaded.push_back(Arc::clone(&policy));
+        if loaded.len() > STAY_LOADED {
+            loaded.pop_front();
+        }
+        Ok(policy)
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, VecDeque<Arc<Policy>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listed(&self, record: PolicyRecord) -> Listed {
@@ -421,6 +449,14 @@ fn standard() -> PolicyRecord {
         signature: None,
         retired_at: None,
     }
+}
+
+/// Tries a policy, away from the threads that requests run on: it may spend its
+/// budget each time that it is asked.
+async fn tried(policy: Arc<Policy>, now: u64) -> Result<Arc<Policy>, ApiError> {
+    let trial = tokio::task::spawn_blocking(move || try_policy(&policy, now).map(|()| policy));
+    let tried = trial.await.map_err(|err| ApiError::Internal(err.into()))?;
+    Ok(tried?)
 }
 
 /// Refuses what is older than what was in force already, unless it is asked for

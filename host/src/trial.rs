@@ -94,10 +94,7 @@ pub fn try_policy(policy: &Policy, now: u64) -> Result<(), TrialError> {
             "the question which endpoint a request reaches",
             policy.find_endpoint("GET", "/").map(drop),
         ),
-        (
-            "the question which keys a new account gets",
-            policy.default_keys(ACCOUNT, now).map(drop),
-        ),
+        ("the question which keys a new account gets", policy.default_keys(ACCOUNT, now).map(drop)),
     ];
     for (case, answered) in interfaces {
         match answered {
