@@ -72,6 +72,11 @@ pub struct Listed {
     pub is_active: bool,
 }
 
+/// The highest revision that was ever in force, once it was asked for: it is not
+/// searched for in all the rows each time, and a row that is damaged does not
+/// keep a host from starting that has nothing to do with it.
+type Highest = Option<Option<u64>>;
+
 /// Everything that can be done with policies.
 pub struct Policies {
     storage: Arc<dyn Storage>,
@@ -82,9 +87,8 @@ pub struct Policies {
     /// Set where a file is in force, whatever storage says.
     is_pinned: bool,
     /// Held from reading what is in force until another is: the order of the
-    /// rows is the order of the swaps. In it is the highest revision that was
-    /// ever in force, which is not to be searched for in all the rows each time.
-    activating: Mutex<Option<u64>>,
+    /// rows is the order of the swaps.
+    activating: Mutex<Highest>,
     pushing: Semaphore,
     /// What was asked for lately, the last one behind.
     loaded: std::sync::Mutex<VecDeque<Arc<Policy>>>,
@@ -125,7 +129,6 @@ impl Policies {
             let (_, bytes) = found.ok_or_else(missing)?;
             policies.active.activate(policies.load(bytes).await?);
         }
-        *policies.activating.lock().await = policies.highest_revision().await?;
         Ok(policies)
     }
 
@@ -240,7 +243,11 @@ impl Policies {
             .audited(ask, ACTION, Some(name), async {
                 let mut highest = self.activating.lock().await;
                 let wanted = self.named(name).await?.record;
-                check_revision(wanted.revision, *highest)?;
+                let known = match *highest {
+                    Some(known) => known,
+                    None => *highest.insert(self.highest_revision().await?),
+                };
+                check_revision(wanted.revision, known)?;
                 self.put_in_force(ask, ACTION, "activated", wanted, &mut highest).await
             })
             .await
@@ -313,7 +320,7 @@ impl Policies {
         action: &str,
         reason: &str,
         wanted: PolicyRecord,
-        highest: &mut Option<u64>,
+        highest: &mut Highest,
     ) -> Result<Listed, ApiError> {
         if self.is_pinned {
             return Err(ApiError::Conflict(
@@ -350,7 +357,9 @@ impl Policies {
             Change { activation: Some(activation), audit: vec![entry], ..Change::default() };
         self.keys.commit(change).await?;
         self.active.activate(loaded);
-        *highest = (*highest).max(policy.map(|_| wanted.revision));
+        if let Some(highest) = highest {
+            *highest = (*highest).max(policy.map(|_| wanted.revision));
+        }
         Ok(self.listed(wanted))
     }
 
