@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, MutexGuard, PoisonError},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     clock::Clock,
     engine::{Engine, LoadError, MAX_COMPONENT_BYTES, Policy},
     error::ApiError,
-    keys::{Ask, Keys},
+    keys::{Ask, Keys, timestamp},
     secret::Digest,
     storage::{Activation, Change, PolicyRecord, Storage},
     trial::{TrialError, try_policy},
@@ -70,6 +70,32 @@ pub struct Listed {
     pub record: PolicyRecord,
     /// Whether it is in force.
     pub is_active: bool,
+}
+
+impl Listed {
+    /// Returns it as the management listener shows it.
+    pub fn to_json(&self) -> Value {
+        let record = &self.record;
+        let state = match (self.is_active, record.retired_at) {
+            (true, _) => "active",
+            (false, Some(_)) => "retired",
+            (false, None) => "ready",
+        };
+        json!({
+            "object": "policy",
+            "digest": record.digest.to_hex(),
+            "name": record.name,
+            "version": record.version,
+            "revision": record.revision,
+            "state": state,
+            "interfaces": record.interfaces.split_whitespace().collect::<Vec<_>>(),
+            "size_bytes": record.size_bytes,
+            // The standard policy came with the host.
+            "pushed": (record.pushed_at > 0).then(|| timestamp(record.pushed_at)),
+            "pushed_by": record.pushed_by,
+            "retired": record.retired_at.map(timestamp),
+        })
+    }
 }
 
 /// The highest revision that was ever in force, once it was asked for: it is not
@@ -177,13 +203,15 @@ impl Policies {
                     "size_bytes": record.size_bytes,
                 });
                 let entry = self.keys.entry(ask, ACTION, Some(&target), None, Some(after));
+                let listed = self.listed(record.clone());
                 let change = Change {
-                    new_policies: vec![(record.clone(), wanted.bytes)],
+                    new_policies: vec![(record, wanted.bytes)],
                     audit: vec![entry],
+                    reply: self.keys.kept(ask, 201, listed.to_json()),
                     ..Change::default()
                 };
                 self.keys.commit(change).await?;
-                Ok(self.listed(record))
+                Ok(listed)
             })
             .await
     }
@@ -301,14 +329,15 @@ impl Policies {
                 let at = self.clock.now();
                 let target = digest.to_hex();
                 let entry = self.keys.entry(ask, ACTION, Some(&target), None, None);
+                let retired = self.listed(PolicyRecord { retired_at: Some(at), ..listed.record });
                 let change = Change {
                     retired_policies: vec![(digest, at)],
                     audit: vec![entry],
+                    reply: self.keys.kept(ask, 200, retired.to_json()),
                     ..Change::default()
                 };
                 self.keys.commit(change).await?;
-                let retired_at = listed.record.retired_at.or(Some(at));
-                Ok(self.listed(PolicyRecord { retired_at, ..listed.record }))
+                Ok(retired)
             })
             .await
     }
@@ -353,14 +382,30 @@ impl Policies {
             Some(json!({ "active": before.to_hex() })),
             Some(json!({ "active": wanted.digest.to_hex() })),
         );
-        let change =
-            Change { activation: Some(activation), audit: vec![entry], ..Change::default() };
-        self.keys.commit(change).await?;
-        self.active.activate(loaded);
-        if let Some(highest) = highest {
-            *highest = (*highest).max(policy.map(|_| wanted.revision));
+        let digest = wanted.digest;
+        let revision = wanted.revision;
+        let listed = Listed { record: wanted, is_active: true };
+        let change = Change {
+            activation: Some(activation.clone()),
+            audit: vec![entry],
+            // A rollback that is repeated because its answer was lost must not
+            // go back again.
+            reply: self.keys.kept(ask, 200, listed.to_json()),
+            ..Change::default()
+        };
+        if let Err(err) = self.keys.commit(change).await {
+            // One that came after the commit, as when the disk went away under
+            // the answer, must not leave another in force than is stored.
+            if self.last().await.ok().flatten() != Some(activation) {
+                return Err(err);
+            }
         }
-        Ok(self.listed(wanted))
+        self.active.activate(loaded);
+        tracing::info!(policy = %digest.to_hex(), reason, "a policy was put in force");
+        if let Some(highest) = highest {
+            *highest = (*highest).max(policy.map(|_| revision));
+        }
+        Ok(listed)
     }
 
     /// Returns what was put in force last.

@@ -364,6 +364,40 @@ fn a_restart_comes_back_to_what_was_in_force_or_not_at_all() {
     place.comes_back(&one);
 }
 
+/// A client that has lost the answer asks again, and a rollback that is done
+/// twice would bring back what it was to take away.
+#[test]
+fn a_repeated_request_is_done_once() {
+    let place = Place::start();
+    let (one, two) = (honest(ONE), honest(TWO));
+    place.pushed(&one, 1);
+    place.pushed(&two, 2);
+    place.activate(&digest(&one));
+    place.activate(&digest(&two));
+    let auth = format!("Bearer {}", place.host.operator);
+    let repeated = |path: &str, key: &str| {
+        let headers = [("Authorization", auth.as_str()), ("Idempotency-Key", key)];
+        common::send_json(place.host.admin, "POST", path, &headers, "")
+    };
+    let first = repeated("/v2/policies/rollback", "back");
+    assert_eq!((first.status, &first.json()["digest"]), (200, &json!(digest(&one))));
+    for _ in 0..3 {
+        let again = repeated("/v2/policies/rollback", "back");
+        assert_eq!((again.status, again.json()), (200, first.json()));
+        assert_eq!(again.headers["idempotent-replayed"], "true");
+        place.in_force(&one, Some(ONE));
+    }
+    assert_eq!(repeated("/v2/policies/rollback", "again").status, 200);
+    place.in_force(&two, Some(TWO));
+    for (action, name) in [("activate", &two), ("retire", &one)] {
+        let path = format!("/v2/policies/{}/{action}", digest(name));
+        let (first, again) = (repeated(&path, action), repeated(&path, action));
+        assert_eq!((first.status, first.json()), (200, again.json()), "{action}");
+        assert_eq!(again.headers["idempotent-replayed"], "true", "{action}");
+    }
+    assert_eq!(repeated("/v2/policies/rollback", "retire").code(), "idempotency_key_reused");
+}
+
 #[test]
 fn a_pinned_policy_stays_in_force() {
     let pinned = honest(THREE);

@@ -528,7 +528,7 @@ impl Keys {
 
     /// Returns an answer, which holds no secret, as it is kept for a repeated
     /// request.
-    pub(super) fn kept(&self, ask: &Ask, status: u16, body: Value) -> Option<KeptReply> {
+    pub(crate) fn kept(&self, ask: &Ask, status: u16, body: Value) -> Option<KeptReply> {
         let idempotency = ask.idempotency.as_ref()?;
         Some(KeptReply {
             caller: ask.actor.name().to_owned(),

@@ -18,32 +18,8 @@ use crate::{
     api::{OptionalJson, Query},
     error::ApiError,
     host::Host,
-    keys::timestamp,
     policies::{Listed, PushPolicy},
 };
-
-fn shown(listed: &Listed) -> Value {
-    let record = &listed.record;
-    let state = match (listed.is_active, record.retired_at) {
-        (true, _) => "active",
-        (false, Some(_)) => "retired",
-        (false, None) => "ready",
-    };
-    json!({
-        "object": "policy",
-        "digest": record.digest.to_hex(),
-        "name": record.name,
-        "version": record.version,
-        "revision": record.revision,
-        "state": state,
-        "interfaces": record.interfaces.split_whitespace().collect::<Vec<_>>(),
-        "size_bytes": record.size_bytes,
-        // The standard policy came with the host.
-        "pushed": (record.pushed_at > 0).then(|| timestamp(record.pushed_at)),
-        "pushed_by": record.pushed_by,
-        "retired": record.retired_at.map(timestamp),
-    })
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,13 +40,13 @@ pub(super) async fn push(
         let Push { name, version, revision } = asked;
         let wanted = PushPolicy { name, version, revision, bytes: (&*body).into() };
         let listed = host.policies.push(&ask, wanted).await?;
-        Ok((StatusCode::CREATED, axum::Json(shown(&listed))).into_response())
+        Ok((StatusCode::CREATED, axum::Json(listed.to_json())).into_response())
     })
     .await
 }
 
 pub(super) async fn list(State(host): State<Arc<Host>>) -> Result<axum::Json<Value>, ApiError> {
-    let data: Vec<Value> = host.policies.list().await?.iter().map(shown).collect();
+    let data: Vec<Value> = host.policies.list().await?.iter().map(Listed::to_json).collect();
     Ok(axum::Json(json!({ "object": "list", "data": data, "has_more": false })))
 }
 
@@ -78,7 +54,7 @@ pub(super) async fn show(
     State(host): State<Arc<Host>>,
     Path(digest): Path<String>,
 ) -> Result<axum::Json<Value>, ApiError> {
-    Ok(axum::Json(shown(&host.policies.named(&digest).await?)))
+    Ok(axum::Json(host.policies.named(&digest).await?.to_json()))
 }
 
 pub(super) async fn activate(
@@ -89,7 +65,7 @@ pub(super) async fn activate(
 ) -> Result<axum::Json<Value>, ApiError> {
     to_its_end(async move {
         let listed = host.policies.activate(&ask, &digest).await?;
-        Ok(axum::Json(shown(&listed)))
+        Ok(axum::Json(listed.to_json()))
     })
     .await
 }
@@ -109,7 +85,7 @@ pub(super) async fn roll_back(
 ) -> Result<axum::Json<Value>, ApiError> {
     to_its_end(async move {
         let listed = host.policies.roll_back(&ask, asked.to.as_deref()).await?;
-        Ok(axum::Json(shown(&listed)))
+        Ok(axum::Json(listed.to_json()))
     })
     .await
 }
@@ -122,7 +98,7 @@ pub(super) async fn retire(
 ) -> Result<axum::Json<Value>, ApiError> {
     to_its_end(async move {
         let listed = host.policies.retire(&ask, &digest).await?;
-        Ok(axum::Json(shown(&listed)))
+        Ok(axum::Json(listed.to_json()))
     })
     .await
 }
