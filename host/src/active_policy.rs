@@ -54,6 +54,11 @@ impl ActivePolicy {
         self.slot.load_full()
     }
 
+    /// Returns the standard policy.
+    pub fn standard(&self) -> Arc<Policy> {
+        Arc::clone(&self.standard)
+    }
+
     /// Puts `next` in force and returns the policy it replaced.
     pub fn activate(&self, next: Arc<Policy>) -> Arc<Policy> {
         self.slot.swap(next)

@@ -161,7 +161,7 @@ fn room_for(more: usize, facts: &Facts) -> Result<(), DecideError> {
 /// No rule: a net below the policy. Whatever it says, nobody is let through as
 /// a key other than the one whose secret they presented, or into its other
 /// mode.
-fn check(decision: &Decision, key: Option<&Key>) -> Result<(), EngineError> {
+pub(crate) fn check(decision: &Decision, key: Option<&Key>) -> Result<(), EngineError> {
     let Decision::Allow(grant) = decision else { return Ok(()) };
     match key {
         Some(key) if key.id == grant.key && key.mode == grant.mode => {}

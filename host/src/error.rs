@@ -102,6 +102,9 @@ pub enum ApiError {
     /// It clashes with what is there.
     #[error("{0}")]
     Conflict(String),
+    /// A component that is not fit to be a policy.
+    #[error("{0}")]
+    PolicyRefused(String),
     /// Somebody else has changed it since it was read.
     #[error("'{id}' was changed meanwhile; read it again")]
     Changed {
@@ -303,6 +306,9 @@ impl From<&ApiError> for ErrorBody {
             },
             ApiError::NoRoute { .. } => plain(StatusCode::NOT_FOUND, INVALID_REQUEST, None),
             ApiError::Conflict(_) => plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("conflict")),
+            ApiError::PolicyRefused(_) => {
+                plain(StatusCode::BAD_REQUEST, INVALID_REQUEST, Some("policy_refused"))
+            }
             ApiError::Changed { .. } => {
                 plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("resource_changed"))
             }

@@ -13,10 +13,12 @@ use crate::{
     cache::Cache,
     clock::Clock,
     decide::Decider,
+    engine::Engine,
     error::ApiError,
     gate::{self, Backend, Gate, GateConfig},
     keys::Keys,
     metrics::Metrics,
+    policies::Policies,
     request_log::RequestLog,
     simulated::Simulated,
     storage::{AuditEntry, AuditFilter, Storage, StorageError, StorageResult},
@@ -37,8 +39,12 @@ const MAX_REFUSALS_PER_MINUTE: u32 = 120;
 pub struct Parts {
     /// Where everything is kept.
     pub storage: Arc<dyn Storage>,
-    /// The policy in force.
+    /// What loads policies.
+    pub engine: Arc<Engine>,
+    /// The policy in force until storage says otherwise.
     pub policy: Arc<ActivePolicy>,
+    /// Whether that one stays in force, whatever storage says.
+    pub is_policy_pinned: bool,
     /// Seals the secrets that may be revealed.
     pub vault: Vault,
     /// Seals the audit log.
@@ -72,6 +78,7 @@ pub struct Host {
     pub(crate) policy: Arc<ActivePolicy>,
     pub(crate) decider: Arc<Decider>,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) policies: Policies,
     pub(crate) clock: Clock,
     pub(crate) log: Arc<RequestLog>,
     pub(crate) usage: Arc<UsageMarks>,
@@ -92,11 +99,14 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// If storage does not answer.
-    pub async fn start(parts: Parts) -> StorageResult<Arc<Self>> {
+    /// If storage does not answer, or the policy that is in force by what it says
+    /// does not load.
+    pub async fn start(parts: Parts) -> Result<Arc<Self>, ApiError> {
         let Parts {
             storage,
+            engine,
             policy,
+            is_policy_pinned,
             vault,
             audit_key,
             verifier,
@@ -132,6 +142,15 @@ impl Host {
             clock: clock.clone(),
             brand: config.brand.clone(),
         });
+        let policies = Policies::start(
+            Arc::clone(&storage),
+            Arc::clone(&keys),
+            engine,
+            Arc::clone(&policy),
+            clock.clone(),
+            is_policy_pinned,
+        )
+        .await?;
         let log = Arc::new(RequestLog::start(Arc::clone(&storage)));
         let usage = Arc::new(UsageMarks::start(Arc::clone(&storage)));
         let metrics = Metrics::new(&policy.get().digest().to_hex());
@@ -160,6 +179,7 @@ impl Host {
             policy,
             decider,
             keys,
+            policies,
             clock,
             log,
             usage,
@@ -229,6 +249,11 @@ impl Host {
     /// Returns the policy in force, and the way to put another there.
     pub fn policy(&self) -> &ActivePolicy {
         &self.policy
+    }
+
+    /// Returns what can be done with policies.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// Returns how many keys and accounts were read from storage.

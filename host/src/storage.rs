@@ -269,6 +269,49 @@ pub struct LogFilter {
     pub limit: usize,
 }
 
+/// A policy that was pushed, without its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRecord {
+    /// SHA-256 of its bytes: what it is called.
+    pub digest: Digest,
+    /// What people call it.
+    pub name: String,
+    /// Which version of that, in its maker's words.
+    pub version: String,
+    /// Goes up with every release: an older one is not put in force by mistake.
+    pub revision: u64,
+    /// The interfaces that it exports, space-separated.
+    pub interfaces: String,
+    /// The size of the component in bytes.
+    pub size_bytes: u64,
+    /// When it was pushed.
+    pub pushed_at: u64,
+    /// Who pushed it.
+    pub pushed_by: String,
+    /// Who made it vouches for it by this Ed25519 signature.
+    pub signature: Option<[u8; 64]>,
+    /// From when on it may not be put in force any more.
+    pub retired_at: Option<u64>,
+}
+
+/// What was put in force, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// 1, 2, 3 and so on. An activation is stored only behind the one that it
+    /// was decided on.
+    pub number: u64,
+    /// The policy; `None`: the standard one, which the host has in itself.
+    pub policy: Option<Digest>,
+    /// The policies stacked on it, in their order.
+    pub overlays: Vec<Digest>,
+    /// When.
+    pub at: u64,
+    /// Who: `operator`, or `platform` for the host itself.
+    pub actor: String,
+    /// Why: `activated`, `rolled back`, `fell back`.
+    pub reason: String,
+}
+
 /// One change that commits whole or not at all.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
@@ -284,6 +327,12 @@ pub struct Change {
     /// stored one is one more. Uses are not written: they have a way of their
     /// own, and may be newer than what was read.
     pub changed_keys: Vec<KeyRecord>,
+    /// Policies to keep, with their bytes.
+    pub new_policies: Vec<(PolicyRecord, Arc<[u8]>)>,
+    /// Policies that may not be put in force any more, and since when.
+    pub retired_policies: Vec<(Digest, u64)>,
+    /// What is in force from now on. Its number must be the next one.
+    pub activation: Option<Activation>,
     /// What the audit log says of it. A change without a word there is a bug.
     pub audit: Vec<AuditEntry>,
     /// What a repeated request gets.
@@ -488,6 +537,17 @@ pub trait Storage: Send + Sync + 'static {
         &self,
         secrets: Vec<(String, Vec<u8>, Vec<u8>)>,
     ) -> StorageResult<()>;
+
+    /// Returns all policies, the newest first, without their bytes.
+    async fn list_policies(&self) -> StorageResult<Vec<PolicyRecord>>;
+
+    /// Returns a policy with its bytes.
+    async fn find_policy(&self, digest: Digest)
+    -> StorageResult<Option<(PolicyRecord, Arc<[u8]>)>>;
+
+    /// Returns the latest activations, the newest first. None: the standard
+    /// policy was always in force.
+    async fn list_activations(&self, limit: usize) -> StorageResult<Vec<Activation>>;
 
     /// Returns what was answered to a request with this idempotency key.
     async fn find_reply(

@@ -222,6 +222,8 @@ async fn serve(server: &str) {
             let host = Host::start(Parts {
                 storage: Arc::new(storage),
                 policy: Arc::new(ActivePolicy::load(&engine, None).expect("the policy loads")),
+                engine: Arc::new(engine),
+                is_policy_pinned: false,
                 vault: Vault::new(&KeyEncryptionKey::generate()),
                 audit_key: AuditKey::generate(),
                 verifier: Verifier::new(Delivery::None, Clock::system()),

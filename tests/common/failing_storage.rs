@@ -22,9 +22,9 @@ use wardkey::{
     audit::AuditKey,
     secret::Digest,
     storage::{
-        AccountRecord, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry, LogFilter,
-        Mode, ObjectRecord, OrganizationRecord, Page, SealedAuditEntry, Storage, StorageError,
-        StorageResult, StoredAnswer, UsageMark,
+        AccountRecord, Activation, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry,
+        LogFilter, Mode, ObjectRecord, OrganizationRecord, Page, PolicyRecord, SealedAuditEntry,
+        Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
     },
 };
 
@@ -50,6 +50,8 @@ struct Shared {
     release: Notify,
     reads: AtomicUsize,
     slow_ms: AtomicU64,
+    /// How many operations are still done before storage fails.
+    good_for: AtomicUsize,
 }
 
 impl Switch {
@@ -62,6 +64,7 @@ impl Switch {
             release: Notify::new(),
             reads: AtomicUsize::new(0),
             slow_ms: AtomicU64::new(0),
+            good_for: AtomicUsize::new(usize::MAX),
         }))
     }
 
@@ -72,7 +75,13 @@ impl Switch {
 
     /// Makes storage well or ill.
     pub(crate) fn set(&self, health: Health) {
+        self.0.good_for.store(usize::MAX, Ordering::SeqCst);
         self.0.health.send_replace(health);
+    }
+
+    /// Lets storage do so many operations more, and then refuse everything.
+    pub(crate) fn fail_after(&self, operations: usize) {
+        self.0.good_for.store(operations, Ordering::SeqCst);
     }
 
     /// Holds back what the next read finds, until it is released.
@@ -111,8 +120,14 @@ impl Switch {
     async fn ready(&self) -> StorageResult<()> {
         let mut health = self.0.health.subscribe();
         let health = health.wait_for(|health| *health != Health::Silent).await;
+        let one_less = |left: usize| match left {
+            usize::MAX => Some(left),
+            left => left.checked_sub(1),
+        };
+        let good_for = &self.0.good_for;
+        let is_good = good_for.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
         match health.as_deref() {
-            Ok(Health::Well) => Ok(()),
+            Ok(Health::Well) if is_good => Ok(()),
             _ => Err(StorageError::Unavailable("switched off by a test".into())),
         }
     }
@@ -172,6 +187,9 @@ pass_on! {
     imported_digests() -> Vec<Digest>;
     sealed_secrets(after: Option<&str>, limit: usize) -> Vec<(String, Vec<u8>)>;
     replace_sealed_secrets(secrets: Vec<(String, Vec<u8>, Vec<u8>)>) -> ();
+    list_policies() -> Vec<PolicyRecord>;
+    find_policy(digest: Digest) -> Option<(PolicyRecord, Arc<[u8]>)>;
+    list_activations(limit: usize) -> Vec<Activation>;
     find_reply(caller: &str, idempotency_key: &str) -> Option<KeptReply>;
     list_audit(filter: AuditFilter) -> Vec<SealedAuditEntry>;
     list_accounts(after: Option<&str>, limit: usize) -> Vec<AccountRecord>;

@@ -54,9 +54,9 @@ pub const NOON: u64 = 1_893_456_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Returns the engine that all tests of a binary share.
-pub fn engine() -> &'static Engine {
-    static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| Engine::new().unwrap())
+pub fn engine() -> &'static Arc<Engine> {
+    static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
+    ENGINE.get_or_init(|| Arc::new(Engine::new().unwrap()))
 }
 
 /// What a test puts between a host and its storage.
@@ -141,7 +141,9 @@ impl TestHost {
         let policy = Arc::new(ActivePolicy::load(engine(), options.policy.as_deref()).unwrap());
         let parts = Parts {
             storage: (options.wrap)(Arc::clone(&storage)),
+            engine: Arc::clone(engine()),
             policy,
+            is_policy_pinned: options.policy.is_some(),
             vault: Vault::new(&KeyEncryptionKey::generate()),
             audit_key: AuditKey::generate(),
             verifier: Verifier::new(options.delivery, clock.clone()),

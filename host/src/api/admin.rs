@@ -9,7 +9,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Extension, Request, State},
+    extract::{DefaultBodyLimit, Extension, Request, State},
     handler::Handler as _,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
@@ -26,7 +26,10 @@ use crate::{
     credential::presented_secret,
     data_dir::DataDir,
     decide::Decided,
-    engine::contract::{Decision, Key, Request as Question},
+    engine::{
+        MAX_COMPONENT_BYTES,
+        contract::{Decision, Key, Request as Question},
+    },
     error::ApiError,
     gate::{
         MAX_LOGGED_PATH_BYTES, REQUEST_ID, STRIPE_ACCOUNT, STRIPE_CONTEXT, STRIPE_VERSION, told,
@@ -47,6 +50,7 @@ mod accounts;
 mod keys;
 mod logs;
 mod maintenance;
+mod policies;
 mod rules;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -136,6 +140,12 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/v2/accounts/{id}", Callers::Operator, || get(accounts::show)),
     route("POST", "/v2/accounts/{id}", Callers::Operator, || post(accounts::update)),
     route("POST", "/v2/organizations", Callers::Operator, || post(accounts::create_organization)),
+    route("GET", "/v2/policies", Callers::Operator, || get(policies::list)),
+    route("POST", "/v2/policies", Callers::Operator, || post(policies::push)),
+    route("POST", "/v2/policies/rollback", Callers::Operator, || post(policies::roll_back)),
+    route("GET", "/v2/policies/{digest}", Callers::Operator, || get(policies::show)),
+    route("POST", "/v2/policies/{digest}/activate", Callers::Operator, || post(policies::activate)),
+    route("POST", "/v2/policies/{digest}/retire", Callers::Operator, || post(policies::retire)),
     route("POST", "/v2/backup", Callers::Socket, || post(maintenance::back_up)),
     route("POST", "/v2/key_encryption_key/replace", Callers::Socket, || {
         post(maintenance::replace_key_encryption_key)
@@ -158,7 +168,10 @@ pub fn router(host: Arc<Host>, access: AdminAccess) -> Router {
     for route in ROUTES.iter().filter(|route| at_socket || route.callers != Callers::Socket) {
         let doorman =
             Doorman { host: Arc::clone(&host), access: access.clone(), callers: route.callers };
-        let handler = (route.handler)().layer(middleware::from_fn_with_state(doorman, admit));
+        // Bodies were bounded already when the doorman read them.
+        let handler = (route.handler)()
+            .layer(DefaultBodyLimit::disable())
+            .layer(middleware::from_fn_with_state(doorman, admit));
         routes = routes.route(route.path, handler);
     }
     let routes = routes.with_state(Arc::clone(&host));
@@ -424,17 +437,25 @@ impl Knock<'_> {
 /// Where a request comes from that came without an address: in no allowlist.
 const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
+/// Where components are sent, which are larger than anything else is.
+const PUSH_PATH: &str = "/v2/policies";
+
 async fn read_body(parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
+    let max_bytes = match parts.uri.path() {
+        // One more, so that what is too large is told so by who knows why.
+        PUSH_PATH => MAX_COMPONENT_BYTES + 1,
+        _ => MAX_BODY_BYTES,
+    };
     if parts.method == Method::GET {
         return Ok(Bytes::new());
     }
-    let read = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await;
+    let read = timeout(BODY_TIMEOUT, Limited::new(body, max_bytes).collect()).await;
     match read {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(_)) | Err(_) => Err(ApiError::Invalid {
             param: "body".to_owned(),
             message: format!(
-                "send at most {MAX_BODY_BYTES} bytes, all of them, within {} seconds",
+                "send at most {max_bytes} bytes, all of them, within {} seconds",
                 BODY_TIMEOUT.as_secs()
             ),
         }),

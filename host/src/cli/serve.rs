@@ -367,17 +367,18 @@ pub(super) async fn start_host(
         }
         None => None,
     };
+    let is_policy_pinned = policy.is_some();
     let loading = match policy {
         Some(path) => format!("loading the policy `{}`", path.display()),
         None => "loading the standard policy".to_owned(),
     };
     let dir = Arc::clone(data_dir);
-    let (storage, vault, policy) = tokio::task::spawn_blocking(move || {
+    let (storage, vault, engine, policy) = tokio::task::spawn_blocking(move || {
         let storage = SqliteStorage::open(&dir.database())?;
         let vault = dir.vault()?;
         let engine = Engine::new().map_err(anyhow::Error::from).context("starting the engine")?;
         let policy = ActivePolicy::load(&engine, bytes.as_deref()).context(loading)?;
-        Ok::<_, anyhow::Error>((storage, vault, policy))
+        Ok::<_, anyhow::Error>((storage, vault, engine, policy))
     })
     .await??;
     if let Some((key_id, sealed)) = storage.sealed_secrets(None, 1).await?.first() {
@@ -388,7 +389,9 @@ pub(super) async fn start_host(
     let clock = Clock::system();
     let host = Host::start(Parts {
         storage: Arc::new(storage),
+        engine: Arc::new(engine),
         policy: Arc::new(policy),
+        is_policy_pinned,
         vault,
         audit_key,
         verifier: Verifier::new(delivery, clock.clone()),

@@ -83,7 +83,7 @@ impl Keys {
 
     /// Returns an answer, which holds no secret, as it is kept for a repeated
     /// request.
-    pub(super) fn kept(&self, ask: &Ask, status: u16, body: Value) -> Option<KeptReply> {
+    pub(crate) fn kept(&self, ask: &Ask, status: u16, body: Value) -> Option<KeptReply> {
         let idempotency = ask.idempotency.as_ref()?;
         Some(KeptReply {
             caller: ask.actor.name().to_owned(),
@@ -96,7 +96,7 @@ impl Keys {
     }
 
     /// Stores a change, and makes the caches forget what it changed.
-    pub(super) async fn commit(&self, change: Change) -> Result<(), ApiError> {
+    pub(crate) async fn commit(&self, change: Change) -> Result<(), ApiError> {
         let keys: Vec<(Digest, bool)> = change
             .new_keys
             .iter()
@@ -150,7 +150,7 @@ impl Keys {
 
     /// Does something, and tells the audit log if it is refused. What is done
     /// tells it itself, as a part of the change.
-    pub(super) async fn audited<T>(
+    pub(crate) async fn audited<T>(
         &self,
         ask: &Ask,
         action: &str,

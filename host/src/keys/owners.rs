@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::ApiError,
     secret::{Secret, mint_id},
-    storage::{AccountRecord, Change, KeyRecord, OrganizationRecord},
+    storage::{AccountRecord, AuditEntry, Change, KeyRecord, OrganizationRecord},
 };
 
 /// An account that somebody wants.
@@ -173,8 +173,20 @@ impl Keys {
         action: &str,
         after: serde_json::Value,
     ) -> Result<(), ApiError> {
-        let entry = journal::other(ask, self.clock.now_ms(), action, None, None, Some(after));
+        let entry = self.entry(ask, action, None, None, Some(after));
         self.commit(Change { audit: vec![entry], ..Change::default() }).await
+    }
+
+    /// Returns an entry for the audit log about something that is no key.
+    pub(crate) fn entry(
+        &self,
+        ask: &Ask,
+        action: &str,
+        target: Option<&str>,
+        before: Option<serde_json::Value>,
+        after: Option<serde_json::Value>,
+    ) -> AuditEntry {
+        journal::other(ask, self.clock.now_ms(), action, target, before, after)
     }
 
     /// Returns the account with this id.

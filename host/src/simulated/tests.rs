@@ -18,8 +18,9 @@ use crate::{
     audit::AuditKey,
     secret::Digest,
     storage::{
-        AccountRecord, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry, LogFilter,
-        ObjectRecord, OrganizationRecord, Page, SealedAuditEntry, StorageResult, UsageMark,
+        AccountRecord, Activation, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry,
+        LogFilter, ObjectRecord, OrganizationRecord, Page, PolicyRecord, SealedAuditEntry,
+        StorageResult, UsageMark,
     },
 };
 
@@ -814,6 +815,18 @@ impl Storage for Memory {
         &self,
         _: Vec<(String, Vec<u8>, Vec<u8>)>,
     ) -> StorageResult<()> {
+        unreachable!()
+    }
+
+    async fn list_policies(&self) -> StorageResult<Vec<PolicyRecord>> {
+        unreachable!()
+    }
+
+    async fn find_policy(&self, _: Digest) -> StorageResult<Option<(PolicyRecord, Arc<[u8]>)>> {
+        unreachable!()
+    }
+
+    async fn list_activations(&self, _: usize) -> StorageResult<Vec<Activation>> {
         unreachable!()
     }
 

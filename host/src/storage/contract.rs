@@ -46,6 +46,12 @@ macro_rules! storage_contract {
             objects_are_listed_page_by_page,
             the_first_answer_stays,
             answers_outlive_a_day_only,
+            a_policy_comes_back_byte_for_byte,
+            a_policy_is_kept_once,
+            activations_are_numbered_one_after_the_other,
+            of_concurrent_activations_one_wins,
+            only_a_policy_that_is_there_and_not_retired_is_put_in_force,
+            a_policy_is_retired_once,
         }
     };
     ($empty:path: $($promise:ident,)*) => {$(
@@ -225,6 +231,53 @@ fn object(id: &str, collection: &str) -> ObjectRecord {
         created_at: 9,
         body: json!({ "id": id, "nested": { "list": [1, null, 1.5] } }),
     }
+}
+
+/// A policy with something in every field. It is called by the digest of its
+/// bytes.
+pub(crate) fn policy(bytes: &[u8]) -> (PolicyRecord, Arc<[u8]>) {
+    let record = PolicyRecord {
+        digest: Digest::of_bytes(bytes),
+        name: "Übersicht ".to_owned(),
+        version: "1.2.3-rc \"4\"".to_owned(),
+        revision: i64::MAX.unsigned_abs(),
+        interfaces: "authorizer explain".to_owned(),
+        size_bytes: bytes.len() as u64,
+        pushed_at: 5,
+        pushed_by: "operator".to_owned(),
+        signature: Some([0xF5; 64]),
+        retired_at: None,
+    };
+    (record, bytes.into())
+}
+
+async fn push(storage: &dyn Storage, bytes: &[u8]) -> StorageResult<()> {
+    let audit = vec![audit_entry("operator", None)];
+    let new_policies = vec![policy(bytes)];
+    commit(storage, Change { new_policies, audit, ..Change::default() }).await
+}
+
+async fn retire(storage: &dyn Storage, digest: Digest, at: u64) -> StorageResult<()> {
+    let audit = vec![audit_entry("operator", None)];
+    let retired_policies = vec![(digest, at)];
+    commit(storage, Change { retired_policies, audit, ..Change::default() }).await
+}
+
+fn activation(number: u64, policy: Option<Digest>) -> Activation {
+    Activation {
+        number,
+        policy,
+        overlays: Vec::new(),
+        at: 6,
+        actor: "operator".to_owned(),
+        reason: "rolled back".to_owned(),
+    }
+}
+
+async fn activate(storage: &dyn Storage, activation: Activation) -> StorageResult<()> {
+    let audit = vec![audit_entry("operator", None)];
+    let activation = Some(activation);
+    commit(storage, Change { activation, audit, ..Change::default() }).await
 }
 
 #[track_caller]
@@ -1072,4 +1125,126 @@ pub(crate) async fn answers_outlive_a_day_only(storage: Shared) {
     keep("old", 100 + DAY, 201).await;
     assert_eq!(find("old").await, Some(answer(201)), "the key is free again");
     assert_eq!(find("new").await, Some(answer(200)));
+}
+
+pub(crate) async fn a_policy_comes_back_byte_for_byte(storage: Shared) {
+    assert_eq!(storage.list_policies().await.unwrap(), []);
+    assert_eq!(storage.find_policy(digest(1)).await.unwrap(), None);
+    let every_byte: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let rows = [&every_byte[..], b"\0", b"", b"\0asm\r\n"];
+    for bytes in rows {
+        push(&*storage, bytes).await.unwrap();
+        let found = storage.find_policy(Digest::of_bytes(bytes)).await.unwrap();
+        assert!(found == Some(policy(bytes)), "{} bytes", bytes.len());
+    }
+    let bare = PolicyRecord { signature: None, retired_at: Some(0), revision: 0, ..policy(b"b").0 };
+    let new_policies = vec![(bare.clone(), b"b"[..].into())];
+    commit(&*storage, Change { new_policies, ..Change::default() }).await.unwrap();
+    let listed = storage.list_policies().await.unwrap();
+    let expected = [bare].into_iter().chain(rows.iter().rev().map(|bytes| policy(bytes).0));
+    assert_eq!(listed, expected.collect::<Vec<_>>(), "the newest first");
+}
+
+pub(crate) async fn a_policy_is_kept_once(storage: Shared) {
+    push(&*storage, b"rules").await.unwrap();
+    let (mut again, bytes) = policy(b"rules");
+    again.name = "another name".to_owned();
+    let change = Change {
+        new_policies: vec![policy(b"other rules"), (again.clone(), bytes)],
+        audit: vec![audit_entry("operator", None)],
+        ..Change::default()
+    };
+    assert_exists(commit(&*storage, change).await, &again.digest.to_hex());
+    assert_eq!(storage.list_policies().await.unwrap(), [policy(b"rules").0]);
+    assert_eq!(audit_length(&*storage).await, 1);
+}
+
+pub(crate) async fn activations_are_numbered_one_after_the_other(storage: Shared) {
+    assert_eq!(storage.list_activations(9).await.unwrap(), []);
+    let (one, two) = (policy(b"one").0.digest, policy(b"two").0.digest);
+    push(&*storage, b"one").await.unwrap();
+    push(&*storage, b"two").await.unwrap();
+    let rows = [
+        // The number, what it is of, and whether it is the next one.
+        (0, None, false),
+        (2, None, false),
+        (1, Some(one), true),
+        (1, Some(two), false),
+        (3, Some(two), false),
+        (2, None, true),
+        (3, Some(one), true),
+        (u64::MAX, Some(one), false),
+    ];
+    let (mut expected, mut told) = (Vec::new(), 2);
+    for (number, policy, is_next) in rows {
+        let wanted = Activation { overlays: vec![two, one], ..activation(number, policy) };
+        let done = activate(&*storage, wanted.clone()).await;
+        if is_next {
+            done.unwrap();
+            expected.insert(0, wanted);
+            told += 1;
+        } else {
+            assert_changed(done, "activation");
+        }
+        assert_eq!(storage.list_activations(usize::MAX).await.unwrap(), expected, "{number}");
+        assert_eq!(audit_length(&*storage).await, told, "{number}");
+    }
+    assert_eq!(storage.list_activations(1).await.unwrap(), expected[..1]);
+    assert_eq!(storage.list_activations(0).await.unwrap(), []);
+}
+
+pub(crate) async fn of_concurrent_activations_one_wins(storage: Shared) {
+    let tasks: Vec<_> = (0..16)
+        .map(|number| {
+            let storage = Arc::clone(&storage);
+            let wanted = Activation { at: number, ..activation(1, None) };
+            tokio::spawn(async move { activate(&*storage, wanted).await.map(|()| number) })
+        })
+        .collect();
+    let mut winners = Vec::new();
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(number) => winners.push(number),
+            Err(StorageError::Changed { .. }) => {}
+            Err(err) => panic!("{err:?}"),
+        }
+    }
+    let stored = storage.list_activations(99).await.unwrap();
+    assert_eq!(stored.iter().map(|one| one.at).collect::<Vec<_>>(), winners);
+    assert_eq!((winners.len(), audit_length(&*storage).await), (1, 1));
+}
+
+pub(crate) async fn only_a_policy_that_is_there_and_not_retired_is_put_in_force(storage: Shared) {
+    push(&*storage, b"one").await.unwrap();
+    push(&*storage, b"old").await.unwrap();
+    let (one, old) = (policy(b"one").0.digest, policy(b"old").0.digest);
+    retire(&*storage, old, 9).await.unwrap();
+    let before = audit_length(&*storage).await;
+    for (policy, overlays, expected) in [
+        (Some(digest(1)), vec![], digest(1)),
+        (Some(old), vec![], old),
+        (Some(one), vec![old], old),
+        (None, vec![one, digest(1)], digest(1)),
+    ] {
+        let wanted = Activation { overlays, ..activation(1, policy) };
+        assert_changed(activate(&*storage, wanted).await, &expected.to_hex());
+    }
+    assert_eq!(storage.list_activations(9).await.unwrap(), []);
+    assert_eq!(audit_length(&*storage).await, before);
+    activate(&*storage, activation(1, Some(one))).await.unwrap();
+}
+
+pub(crate) async fn a_policy_is_retired_once(storage: Shared) {
+    push(&*storage, b"one").await.unwrap();
+    push(&*storage, b"two").await.unwrap();
+    let (one, two) = (policy(b"one"), policy(b"two").0);
+    let retired = PolicyRecord { retired_at: Some(9), ..one.0.clone() };
+    for at in [9, 10, 8] {
+        retire(&*storage, one.0.digest, at).await.unwrap();
+        assert_eq!(storage.list_policies().await.unwrap(), [two.clone(), retired.clone()]);
+        // The request log names it: its bytes stay.
+        let found = storage.find_policy(one.0.digest).await.unwrap();
+        assert_eq!(found, Some((retired.clone(), Arc::clone(&one.1))));
+    }
+    assert_changed(retire(&*storage, digest(1), 9).await, &digest(1).to_hex());
 }

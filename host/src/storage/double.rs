@@ -140,6 +140,18 @@ impl Storage for GatedStorage {
         not_kept()
     }
 
+    async fn list_policies(&self) -> StorageResult<Vec<PolicyRecord>> {
+        not_kept()
+    }
+
+    async fn find_policy(&self, _: Digest) -> StorageResult<Option<(PolicyRecord, Arc<[u8]>)>> {
+        not_kept()
+    }
+
+    async fn list_activations(&self, _: usize) -> StorageResult<Vec<Activation>> {
+        not_kept()
+    }
+
     async fn find_reply(&self, _: &str, _: &str) -> StorageResult<Option<KeptReply>> {
         not_kept()
     }

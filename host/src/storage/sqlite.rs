@@ -23,9 +23,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ffi};
 
 use self::connections::{Durability, Readers, Writer};
 use super::{
-    AccountRecord, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry, LogFilter, Mode,
-    ObjectRecord, OrganizationRecord, Page, SealedAuditEntry, Storage, StorageError, StorageResult,
-    StoredAnswer, UsageMark,
+    AccountRecord, Activation, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry,
+    LogFilter, Mode, ObjectRecord, OrganizationRecord, Page, PolicyRecord, SealedAuditEntry,
+    Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
 };
 use crate::{audit::AuditKey, secret::Digest};
 
@@ -36,6 +36,7 @@ mod keys;
 mod log;
 mod migrations;
 mod objects;
+mod policies;
 
 /// How many rows the request log holds: three weeks at one request every two
 /// seconds, or the last minutes of a busy host, in about 250 MB of disk. The
@@ -217,6 +218,21 @@ impl Storage for SqliteStorage {
         secrets: Vec<(String, Vec<u8>, Vec<u8>)>,
     ) -> StorageResult<()> {
         self.write(move |tx| keys::replace_sealed_secrets(tx, &secrets)).await
+    }
+
+    async fn list_policies(&self) -> StorageResult<Vec<PolicyRecord>> {
+        self.read(|db| policies::list(db)).await
+    }
+
+    async fn find_policy(
+        &self,
+        digest: Digest,
+    ) -> StorageResult<Option<(PolicyRecord, Arc<[u8]>)>> {
+        self.read(move |db| policies::find(db, digest)).await
+    }
+
+    async fn list_activations(&self, limit: usize) -> StorageResult<Vec<Activation>> {
+        self.read(move |db| policies::activations(db, limit)).await
     }
 
     async fn find_reply(
@@ -792,6 +808,113 @@ mod tests {
         assert_eq!(log, [(7, expected)]);
         assert_eq!(verified_head(&storage).await, None);
         assert_eq!(storage.backup_made_at().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_database_without_policies_gets_room_for_them_and_keeps_its_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut old = Connection::open(dir.path().join("test.db")).unwrap();
+        migrations::run(&mut old, &migrations::MIGRATIONS[..2]).unwrap();
+        // As the version that knew no policies wrote them: the tables that a key
+        // and an entry are written to are the same still.
+        let transaction = old.transaction().unwrap();
+        let change = Change {
+            new_keys: vec![key(1)],
+            audit: vec![audit_entry("operator", None)],
+            ..Change::default()
+        };
+        commit::commit(&transaction, &change, &CHAIN).unwrap();
+        transaction.commit().unwrap();
+        drop(old);
+
+        let storage = open(&dir);
+        assert_eq!(storage.find_key("key_1").await.unwrap(), Some(key(1)));
+        assert_eq!(verified_head(&storage).await.unwrap().sequence, 1);
+        // What was in force then is: the standard policy.
+        assert_eq!(storage.list_activations(9).await.unwrap(), []);
+        assert_eq!(storage.list_policies().await.unwrap(), []);
+        contract::a_policy_comes_back_byte_for_byte(Arc::new(storage)).await;
+    }
+
+    #[tokio::test]
+    async fn a_damaged_policy_is_reported_by_its_digest() {
+        // What is damaged, and whether it is met without reading the bytes.
+        let rows = [
+            ("bytes = x'00'", false),
+            ("bytes = CAST('rulez' AS BLOB)", false),
+            ("bytes = CAST(bytes || x'00' AS BLOB)", false),
+            ("bytes = x''", false),
+            ("revision = -1", true),
+            ("pushed_at = -1", true),
+            ("retired_at = -1", true),
+            ("signature = x'00'", true),
+            ("name = CAST(x'ff' AS TEXT)", true),
+        ];
+        let (record, bytes) = contract::policy(b"rules");
+        for (damage, is_listed) in rows {
+            let dir = tempfile::tempdir().unwrap();
+            let storage = open(&dir);
+            let new_policies = vec![(record.clone(), Arc::clone(&bytes))];
+            commit(&storage, Change { new_policies, ..Change::default() }).await.unwrap();
+            intrude(&dir).execute_batch(&format!("UPDATE policies SET {damage}")).unwrap();
+            let found = storage.find_policy(record.digest).await.map(drop);
+            let listed = storage.list_policies().await.map(drop);
+            assert_eq!(listed.is_err(), is_listed, "{damage}");
+            for result in [found].into_iter().chain(is_listed.then_some(listed)) {
+                match result {
+                    Err(StorageError::Damaged { id, .. }) => {
+                        assert_eq!(id, record.digest.to_hex(), "{damage}");
+                    }
+                    other => panic!("{damage}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_bit_of_a_policy_counts() {
+        let (record, bytes) = contract::policy(b"rules");
+        let dir = tempfile::tempdir().unwrap();
+        let storage = open(&dir);
+        let new_policies = vec![(record.clone(), Arc::clone(&bytes))];
+        commit(&storage, Change { new_policies, ..Change::default() }).await.unwrap();
+        let write = |bytes: &[u8]| {
+            intrude(&dir).execute("UPDATE policies SET bytes = ?1", [bytes]).unwrap();
+        };
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            write(&damaged);
+            let found = storage.find_policy(record.digest).await;
+            assert!(matches!(found, Err(StorageError::Damaged { .. })), "bit {bit}");
+        }
+        write(&bytes);
+        assert_eq!(storage.find_policy(record.digest).await.unwrap(), Some((record, bytes)));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_activation_is_reported_by_its_number() {
+        let rows = ["digest = x'00'", "overlays = '{'", "overlays = '[\"0\"]'", "at = -1"];
+        for damage in rows {
+            let dir = tempfile::tempdir().unwrap();
+            let storage = open(&dir);
+            let activation = Some(crate::storage::Activation {
+                number: 1,
+                policy: None,
+                overlays: Vec::new(),
+                at: 5,
+                actor: "operator".to_owned(),
+                reason: "activated".to_owned(),
+            });
+            commit(&storage, Change { activation, ..Change::default() }).await.unwrap();
+            let intruder = intrude(&dir);
+            intruder.pragma_update(None, "foreign_keys", false).unwrap();
+            intruder.execute_batch(&format!("UPDATE activations SET {damage}")).unwrap();
+            match storage.list_activations(9).await {
+                Err(StorageError::Damaged { id, .. }) => assert_eq!(id, "activation 1", "{damage}"),
+                other => panic!("{damage}: {other:?}"),
+            }
+        }
     }
 
     #[tokio::test]

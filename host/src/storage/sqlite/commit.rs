@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, Transaction, params};
 
 use super::{
-    Source, damaged, digest_from_sql, digest_to_sql, insert_error, keys, sql_limit, to_sql_int,
+    Source, damaged, digest_from_sql, digest_to_sql, insert_error, keys, policies, sql_limit,
+    to_sql_int,
 };
 use crate::{
     audit::{AuditKey, AuditSeal},
@@ -38,6 +39,15 @@ pub(super) fn commit(
     }
     for key in &change.changed_keys {
         keys::change(transaction, key)?;
+    }
+    for (policy, bytes) in &change.new_policies {
+        policies::add(transaction, policy, bytes)?;
+    }
+    for &(digest, at) in &change.retired_policies {
+        policies::retire(transaction, digest, at)?;
+    }
+    if let Some(activation) = &change.activation {
+        policies::activate(transaction, activation)?;
     }
     append_audit(transaction, &change.audit, chain)?;
     match &change.reply {

@@ -1,0 +1,267 @@
+//! Requests while policies are swapped: none fails, none is decided by two, and
+//! each is decided by one that was in force while it was under way.
+//!
+//! `WARDKEY_LOSSLESS_SECONDS` says for how long; a few seconds without it.
+
+use std::{
+    collections::HashMap,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use wardkey::storage::LogFilter;
+
+use crate::*;
+
+const CLIENTS: usize = 4;
+
+/// The floor, in swaps per second of swapping.
+const SWAPS_PER_SECOND: u64 = 10;
+
+/// A connection that is kept, as clients keep theirs.
+struct Connection {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Connection {
+    fn to(gate: SocketAddr) -> Self {
+        let stream = TcpStream::connect(gate).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Self { stream, read: Vec::new() }
+    }
+
+    /// Sends a request, and returns what came back; nothing, if the connection
+    /// was closed first.
+    fn send(&mut self, request: &str) -> Option<Answer> {
+        self.stream.write_all(request.as_bytes()).ok()?;
+        self.read.clear();
+        let mut more = [0; 4096];
+        loop {
+            if let Some(answer) = whole(&self.read) {
+                return Some(answer);
+            }
+            match self.stream.read(&mut more) {
+                Ok(length @ 1..) => self.read.extend_from_slice(&more[..length]),
+                Ok(0) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// Returns an answer, once all of it is there.
+fn whole(read: &[u8]) -> Option<Answer> {
+    let text = std::str::from_utf8(read).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+    });
+    (body.len() >= length.unwrap_or(0)).then(|| common::parse(text))
+}
+
+/// A request that was answered.
+struct Seen {
+    id: String,
+    start: Instant,
+    end: Instant,
+    /// Which policy it was by its words; a request that was let through has none.
+    by: Option<usize>,
+    is_swapping: bool,
+}
+
+/// A policy that was put in force: which one, when that was asked for, and when
+/// it was answered.
+struct Swap {
+    to: usize,
+    asked: Instant,
+    answered: Instant,
+}
+
+/// Sends requests until it is told to stop: those that are let through by every
+/// policy, and those that each refuses with other words.
+fn call(
+    place: &Place,
+    refusals: &[Refusal; 2],
+    stop: &AtomicBool,
+    swapping: &AtomicBool,
+) -> Vec<Seen> {
+    let good = format!("Authorization: Bearer {}\r\n", place.secret.expose());
+    let unknown = Secret::generate(None, "sk_test_");
+    let unknown = format!("Authorization: Bearer {}\r\n", unknown.expose());
+    let headers = [good.as_str(), "", good.as_str(), unknown.as_str()];
+    let mut connection = Connection::to(place.host.gate);
+    let mut seen = Vec::new();
+    for header in headers.iter().cycle() {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let request = format!("GET /v1/charges HTTP/1.1\r\nHost: localhost\r\n{header}\r\n");
+        let is_swapping = swapping.load(Ordering::SeqCst);
+        let start = Instant::now();
+        let answer = connection.send(&request).expect("a request was not answered");
+        let end = Instant::now();
+        let by = if *header == good {
+            assert_eq!(answer.status, 200, "{answer:?}");
+            None
+        } else {
+            assert_eq!(answer.status, 403, "{answer:?}");
+            let said = (answer.code(), answer.message());
+            let by = refusals.iter().position(|one| (one.0, one.1) == (&*said.0, &*said.1));
+            Some(by.unwrap_or_else(|| panic!("decided by nobody, or by both: {answer:?}")))
+        };
+        let id = answer.headers["request-id"].clone();
+        seen.push(Seen { id, start, end, by, is_swapping });
+        if answer.headers.get("connection").is_some_and(|value| value == "close") {
+            connection = Connection::to(place.host.gate);
+        }
+    }
+    seen
+}
+
+/// Tells whether a policy was in force at some moment of a request. It may be
+/// from when it was asked for, and until the next one was answered.
+fn was_in_force(swaps: &[Swap], policy: usize, request: &Seen) -> bool {
+    let until = |index: usize| swaps.get(index + 1).map(|next| next.answered);
+    let first = swaps.partition_point(|swap| swap.answered < request.start).saturating_sub(1);
+    (first..swaps.len()).take_while(|&index| swaps[index].asked <= request.end).any(|index| {
+        swaps[index].to == policy && until(index).is_none_or(|until| until >= request.start)
+    })
+}
+
+fn percentiles(what: &str, mut took: Vec<Duration>) {
+    took.sort_unstable();
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    println!(
+        "{what}: {} requests, p50 {:?}, p99 {:?}, p99.9 {:?}",
+        took.len(),
+        at(0.5),
+        at(0.99),
+        at(0.999)
+    );
+}
+
+#[test]
+fn no_request_is_lost_or_decided_by_two_while_policies_are_swapped() {
+    let seconds = std::env::var("WARDKEY_LOSSLESS_SECONDS").ok();
+    let seconds: u64 = seconds.map_or(4, |seconds| seconds.parse().unwrap());
+    let place = Place::start();
+    let refusals = [ONE, TWO];
+    let policies = refusals.map(honest);
+    let names = [0, 1].map(|index| place.pushed(&policies[index], 1));
+    let (stop, swapping) = (AtomicBool::new(false), AtomicBool::new(false));
+    let mut swaps = Vec::new();
+    let mut swap = |to: usize| {
+        let asked = Instant::now();
+        let answer = place.activate(&names[to]);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        swaps.push(Swap { to, asked, answered: Instant::now() });
+    };
+    swap(0);
+    // Both halves of the time in turn, so that whatever else the machine does
+    // falls on both.
+    let slices = 8.max(seconds / 5);
+    let slice = Duration::from_secs(seconds) / u32::try_from(slices).unwrap();
+    let mut swapped = Duration::ZERO;
+    let seen: Vec<Seen> = thread::scope(|scope| {
+        let work = || call(&place, &refusals, &stop, &swapping);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(work)).collect();
+        let mut to = 0;
+        for number in 0..slices {
+            let start = Instant::now();
+            swapping.store(number % 2 == 0, Ordering::SeqCst);
+            while start.elapsed() < slice && !clients.iter().any(|client| client.is_finished()) {
+                if number % 2 == 0 {
+                    to = 1 - to;
+                    swap(to);
+                } else {
+                    thread::park_timeout(slice.saturating_sub(start.elapsed()));
+                }
+            }
+            swapped += if number % 2 == 0 { start.elapsed() } else { Duration::ZERO };
+        }
+        stop.store(true, Ordering::SeqCst);
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+
+    println!(
+        "{} requests in {seconds} s, {} swaps in {swapped:?} of them: {:.0} a second",
+        seen.len(),
+        swaps.len() - 1,
+        (swaps.len() - 1) as f64 / swapped.as_secs_f64()
+    );
+    for (what, is_swapping) in [("with swaps", true), ("without", false)] {
+        let of_it = seen.iter().filter(|request| request.is_swapping == is_swapping);
+        percentiles(what, of_it.map(|request| request.end - request.start).collect());
+    }
+    let floor = SWAPS_PER_SECOND * swapped.as_secs();
+    assert!(swaps.len() as u64 > floor, "{} swaps", swaps.len());
+    assert!(seen.len() as u64 > 100 * seconds, "{} requests", seen.len());
+
+    // What was said, and what the log says, are the same policy, and that was in
+    // force.
+    place.host.finish();
+    let digests = [0, 1].map(|index| Digest::of_bytes(&policies[index]));
+    let logged = logged(&place);
+    let mut missing = 0;
+    for request in &seen {
+        let policy = match logged.get(&request.id) {
+            Some(digest) => {
+                let policy = digests.iter().position(|one| Some(*one) == *digest);
+                let policy = policy.unwrap_or_else(|| panic!("{}: by {digest:?}", request.id));
+                assert!(request.by.is_none_or(|by| by == policy), "{} was by another", request.id);
+                Some(policy)
+            }
+            None => {
+                missing += 1;
+                request.by
+            }
+        };
+        let Some(policy) = policy else { continue };
+        let since = swaps[0].answered;
+        assert!(
+            was_in_force(&swaps, policy, request),
+            "{} was by policy {policy}, from {:?} to {:?}",
+            request.id,
+            request.start - since,
+            request.end - since,
+        );
+    }
+    println!("{} entries in the log, {missing} dropped", logged.len());
+    // The log may drop entries where storage is slow, and says how many.
+    assert!(missing * 10 < seen.len(), "{missing} of {} are not in the log", seen.len());
+}
+
+/// Returns the policy of each request in the log.
+fn logged(place: &Place) -> HashMap<String, Option<Digest>> {
+    let mut found = HashMap::new();
+    let mut before = None;
+    loop {
+        let filter = LogFilter { before, limit: 10_000, ..LogFilter::default() };
+        let page = place.host.block_on(place.host.storage.find_log(filter)).unwrap();
+        let Some((position, _)) = page.last() else { return found };
+        before = Some(*position);
+        found.extend(page.into_iter().map(|(_, entry)| (entry.request_id, entry.policy)));
+    }
+}
+
+/// How long it takes from asking for a policy until it is in force.
+#[test]
+fn the_standard_policy_is_in_force_soon() {
+    let place = Place::start();
+    let one = place.pushed(&honest(ONE), 0);
+    let mut took = Vec::new();
+    for _ in 0..10 {
+        assert_eq!(place.activate(&one).status, 200);
+        let start = Instant::now();
+        assert_eq!(place.roll_back(Some("standard")).status, 200);
+        took.push(start.elapsed());
+        place.in_force(STANDARD_POLICY, None);
+    }
+    took.sort_unstable();
+    println!("in force after {:?}, at most {:?}", took[took.len() / 2], took[took.len() - 1]);
+}
