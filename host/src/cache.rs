@@ -53,6 +53,9 @@ pub struct Cache {
     storage: Arc<dyn Storage>,
     keys: Table<Digest, Key>,
     accounts: Table<String, Account>,
+    /// When keys moved money, which storage is told a moment later. A key that is
+    /// read anew in that moment has it from here.
+    moved: Bounded<Digest, u64>,
     /// Bumped by every change. The lock is what orders fills and changes.
     generation: Mutex<u64>,
     cold_reads: Semaphore,
@@ -100,6 +103,7 @@ impl Cache {
             storage,
             keys: Table::new(MAX_KEYS),
             accounts: Table::new(MAX_ACCOUNTS),
+            moved: Bounded::new(MAX_KEYS),
             generation: Mutex::new(0),
             cold_reads: Semaphore::new(MAX_COLD_READS),
             reads: AtomicU64::new(0),
@@ -144,7 +148,12 @@ impl Cache {
     /// If storage does not answer (in time), never "no such key".
     pub async fn key(&self, digest: Digest) -> StorageResult<Option<Arc<Key>>> {
         self.find(&self.keys, digest, async || {
-            Ok(self.storage.find_key_by_digest(digest).await?.map(|key| Arc::new(key.into())))
+            let found = self.storage.find_key_by_digest(digest).await?;
+            Ok(found.map(|key| {
+                let mut key = Key::from(key);
+                key.money_moved_at = key.money_moved_at.max(self.moved.get(&digest));
+                Arc::new(key)
+            }))
         })
         .await
     }
@@ -169,9 +178,11 @@ impl Cache {
     }
 
     /// Notes that a key has moved money, until storage has it: the rules must
-    /// not forget it for the second that this takes.
+    /// not forget it for the second that this takes, also if the key is changed
+    /// meanwhile.
     pub fn money_moved(&self, digest: Digest, now: u64) {
         self.changed(|| {
+            self.moved.insert(digest, now);
             if let Some(known) = self.keys.present.get(&digest) {
                 let mut key = Key::clone(&known);
                 key.money_moved_at = key.money_moved_at.max(Some(now));

@@ -97,6 +97,20 @@ fn moved_money_restarts_the_clock() {
     assert_eq!(key.money_moved_at, Some(moved + 360 * DAY));
 }
 
+/// Storage is told of uses about once a second. A key that is changed, and so read
+/// anew, has not forgotten the money that it moved within that second.
+#[test]
+fn moved_money_is_not_forgotten_when_the_key_is_changed_at_once() {
+    let host = TestHost::start();
+    let (key, secret) = host.key("restricted", &["payout_write"]);
+    let moved = NOON + 180 * DAY;
+    check(&host, moved, "/v1/payouts", &secret, "200");
+    let path = format!("/v2/iam/api_keys/{}", key.id);
+    let changed = host.manage("POST", &path, serde_json::json!({ "note": "changed" }));
+    assert_eq!(changed.status, 200, "{changed:?}");
+    check(&host, moved + 1, "/v1/payouts", &secret, "200");
+}
+
 #[test]
 fn a_refused_transfer_does_not_restart_the_clock() {
     let host = TestHost::start();

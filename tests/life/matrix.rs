@@ -7,7 +7,7 @@ use wardkey::{api::admin::ROUTES, secret::Secret};
 use super::{
     Answer, DAY, KEYS, Life, Made, NOON,
     common::{account_named, policy_named},
-    on, outcome, text, time, token,
+    on, outcome, send_json, text, time, token,
 };
 
 /// The callers, in the order of the columns of [`TABLE`].
@@ -34,8 +34,7 @@ const CALLERS: [&str; 17] = [
     "a secret live key, of a test key",
 ];
 
-/// A route, and what comes of it for each caller. A column that is not there is
-/// the one before it.
+/// A route, and what comes of it for each caller.
 struct Row(&'static str, [&'static str; CALLERS.len()]);
 
 const OPERATOR: &str = "401 operator_required";
@@ -179,11 +178,11 @@ const TABLE: &[Row] = &[
         11,
         ONLY_OPERATOR,
     ),
-    // Every key may see what it is. The operator is none.
-    but(asking("GET /v2/iam/api_keys/self"), 3, MISSING),
     reading("GET /v2/iam/api_keys/{id}", MISSING),
     reading("GET /v2/iam/api_keys", "200"),
     reading("GET /v2/request_logs", "200"),
+    // The operator is no key.
+    but(asking("GET /v2/iam/api_keys/self"), 3, MISSING),
     asking("GET /v2/iam/permissions"),
     asking("POST /v2/iam/permissions/resolve"),
 ];
@@ -308,7 +307,7 @@ impl Callers {
         let (method, path) = request.split_once(' ').unwrap();
         let before = self.life.state();
         let admin = self.life.host.admin;
-        let answer = super::send_json(admin, method, path, &[], &body.to_string());
+        let answer = send_json(admin, method, path, &[], &body.to_string());
         assert_eq!(outcome(&answer), expected, "{request}: {answer:?}");
         assert_eq!(self.life.state(), before, "{request}");
         answer
@@ -373,6 +372,7 @@ fn a_path_that_leads_nowhere_says_nothing_to_strangers() {
         "GET /v2/nothing",
         "POST /v2/iam/api_keys/x/y",
         "GET /verify",
+        "GET /metrics",
         // Nor with which methods a path is there.
         "DELETE /v2/accounts",
         "GET /v2/organizations",

@@ -20,7 +20,7 @@ pub(super) fn done(
     before: Option<&KeyRecord>,
     after: &KeyRecord,
 ) -> AuditEntry {
-    let fields = |key: &KeyRecord| KeyFields::new(key, at_ms / 1000).to_json();
+    let fields = |key: &KeyRecord| without_secrets(KeyFields::new(key, at_ms / 1000).to_json());
     let (before, after_fields) = match before {
         Some(before) => {
             let (before, after) = differences(fields(before), fields(after));
@@ -34,6 +34,17 @@ pub(super) fn done(
         target: Some(after.id.clone()),
         ..entry(ask, at_ms, action)
     }
+}
+
+/// Takes secrets out of what people write freely: they paste them there, and
+/// nothing is ever taken out of this log.
+fn without_secrets(mut fields: Value) -> Value {
+    for name in ["name", "note"] {
+        if let Some(Value::String(text)) = fields.get_mut(name) {
+            *text = scrub(text).into_owned();
+        }
+    }
+    fields
 }
 
 /// Returns the entry of something that was refused.
@@ -61,6 +72,7 @@ pub(super) fn other(
     before: Option<Value>,
     after: Option<Value>,
 ) -> AuditEntry {
+    let after = after.map(without_secrets);
     AuditEntry { before, after, target: target.map(str::to_owned), ..entry(ask, at_ms, action) }
 }
 

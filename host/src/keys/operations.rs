@@ -68,8 +68,7 @@ pub struct CreateKey {
 
 /// A key whose secret was made elsewhere, as it comes over HTTP.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-// Said here too: what is flattened into it leaves the rest to it.
-#[serde(deny_unknown_fields)]
+#[serde(from = "ImportFields")]
 pub struct ImportKey {
     /// SHA-256 of the whole secret, in lower-case hexadecimal.
     pub digest: String,
@@ -79,6 +78,62 @@ pub struct ImportKey {
     /// What it shall be.
     #[serde(flatten)]
     pub key: CreateKey,
+}
+
+/// The fields of an [`ImportKey`] as they are read, side by side: through
+/// `flatten` serde does not know any more which of them was wrong.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportFields {
+    digest: String,
+    redacted: String,
+    #[serde(default)]
+    account: Option<String>,
+    #[serde(default)]
+    livemode: bool,
+    kind: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    note: String,
+    #[serde(default)]
+    permissions: Vec<String>,
+    #[serde(default)]
+    connect_permissions: Vec<String>,
+    #[serde(default)]
+    ip_allowlist: Vec<String>,
+    #[serde(default)]
+    expires_at: Option<Timestamp>,
+}
+
+impl From<ImportFields> for ImportKey {
+    fn from(fields: ImportFields) -> Self {
+        let ImportFields {
+            digest,
+            redacted,
+            account,
+            livemode,
+            kind,
+            name,
+            note,
+            permissions,
+            connect_permissions,
+            ip_allowlist,
+            expires_at,
+        } = fields;
+        let key = CreateKey {
+            account,
+            livemode,
+            kind,
+            name,
+            note,
+            permissions,
+            connect_permissions,
+            ip_allowlist,
+            expires_at,
+        };
+        Self { digest, redacted, key }
+    }
 }
 
 /// What somebody wants changed, as it comes over HTTP. What is left out stays.

