@@ -19,9 +19,11 @@ mod keys;
 mod logs;
 mod operator;
 mod person;
+mod policies;
 mod print;
 mod rules;
 mod serve;
+mod watch;
 
 /// How a command ended, for whoever calls it from a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,11 @@ enum Command {
         #[command(subcommand)]
         command: accounts::OrganizationsCommand,
     },
+    /// Keeps the rules, and puts others in force while the host runs.
+    Policies {
+        #[command(subcommand)]
+        command: policies::PoliciesCommand,
+    },
     /// Copies the database, also while the host runs.
     Backup(backup::BackupArgs),
     /// Replaces the key that kept secrets are sealed under.
@@ -112,7 +119,7 @@ struct HostArgs {
     /// The folder in which the host keeps everything.
     #[arg(long, env = "WARDKEY_DATA_DIR", default_value = serve::DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
-    /// The policy to ask if no host runs [default: the standard policy].
+    /// The policy to ask if no host runs [default: the one in force].
     #[arg(long, env = "WARDKEY_POLICY", value_name = "FILE.wasm")]
     policy: Option<PathBuf>,
     /// The mark before every secret, if no host runs that knows it.
@@ -182,6 +189,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Some(Command::Audit { command }) => audit::run(command).await,
         Some(Command::Accounts { command }) => accounts::run(command).await,
         Some(Command::Organizations { command }) => accounts::run_organizations(command).await,
+        Some(Command::Policies { command }) => policies::run(command).await,
         Some(Command::Backup(args)) => backup::run(args).await,
         Some(Command::KeyEncryptionKey { command }) => encryption_key::run(command).await,
     }

@@ -19,6 +19,7 @@ const SERVE_FLAGS: &[(&str, &str)] = &[
     ("--gate-prefix", "WARDKEY_GATE_PREFIX"),
     ("--trusted-proxy", "WARDKEY_TRUSTED_PROXY"),
     ("--policy", "WARDKEY_POLICY"),
+    ("--watch", "WARDKEY_WATCH"),
     ("--allow-unlisted", "WARDKEY_ALLOW_UNLISTED"),
     ("--max-failed-auth-per-minute", "WARDKEY_MAX_FAILED_AUTH_PER_MINUTE"),
     ("--brand", "WARDKEY_BRAND"),
@@ -54,7 +55,8 @@ fn help_mentions_every_flag() {
     let serve: Vec<&str> =
         SERVE_FLAGS.iter().flat_map(|&(flag, variable)| [flag, variable]).collect();
     let nouns = ["serve", "keys", "verify", "permissions", "logs", "audit", "accounts"];
-    let nouns = [&nouns[..], &["organizations", "backup", "key-encryption-key"]].concat();
+    let nouns =
+        [&nouns[..], &["organizations", "policies", "backup", "key-encryption-key"]].concat();
     let verbs = ["list", "show", "create", "import", "update", "expire", "rotate", "reveal"];
     let verbs = [&verbs[..], &["schedule-rotation", "cancel-rotation", "restore"]].concat();
     for (args, flags) in [
@@ -116,6 +118,13 @@ fn help_mentions_every_flag() {
         (&["accounts", "update"], with(&["--organization", "--no-organization"])),
         (&["organizations"], vec!["create"]),
         (&["organizations", "create"], with(&["--name"])),
+        (&["policies"], vec!["push", "list", "show", "activate", "rollback", "retire"]),
+        (&["policies", "push"], with(&["--name", "--version", "--revision"])),
+        (&["policies", "list"], with(&[])),
+        (&["policies", "show"], with(&[])),
+        (&["policies", "activate"], with(&[])),
+        (&["policies", "rollback"], with(&["--to"])),
+        (&["policies", "retire"], with(&[])),
         (&["backup"], with(&["--to"])),
         (&["key-encryption-key"], vec!["replace"]),
         (&["key-encryption-key", "replace"], with(&["--yes"])),
@@ -168,6 +177,10 @@ fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
         (&["logs", "list", "--limit", "all"], "--limit"),
         (&["audit", "verify", "--head", "newest"], "--head"),
         (&["accounts", "update", "acct_1"], "--organization"),
+        (&["policies", "push"], "<FILE.wasm>"),
+        (&["policies", "push", "a.wasm", "--name", "a", "--version", "1"], "--revision"),
+        (&["policies", "activate"], "<DIGEST>"),
+        (&["policies", "retire", ""], "<DIGEST>"),
         (&["backup"], "--to"),
         (&["permissions", "for"], "<REQUESTS>"),
         (&["--init", "keys", "list"], "keys"),
@@ -177,6 +190,9 @@ fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
         assert_eq!(ended.stdout, "", "{args:?}");
         assert!(ended.stderr.contains(named), "{args:?}: {}", ended.stderr);
     }
+    let ended = folder.run(&[&FREE_PORTS[..], &["--watch"]].concat());
+    assert_eq!(ended.code, 1);
+    assert!(ended.stderr.contains("--policy"), "{}", ended.stderr);
     for prefix in ["", "v1/", "/v1", "//", "/v1/../", "/v1/%2e/", "/a b/"] {
         let ended = folder.run(&[&FREE_PORTS[..], &["--gate-prefix", prefix]].concat());
         assert_ne!(ended.code, 0, "`{prefix}`");
@@ -232,7 +248,7 @@ fn every_flag_can_be_a_variable_and_the_flag_wins() {
     }
     for no in ["0", "false", "no"] {
         let mut serve = folder.command(&[&["serve"], &FREE_PORTS[..]].concat());
-        serve.env("WARDKEY_INIT", no).env("WARDKEY_DATA_DIR", "none");
+        serve.env("WARDKEY_WATCH", no).env("WARDKEY_INIT", no).env("WARDKEY_DATA_DIR", "none");
         assert!(end(serve, "").stderr.contains("--init"));
     }
     let mut policy = folder.command(&FREE_PORTS);

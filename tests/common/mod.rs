@@ -30,7 +30,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tower::ServiceExt as _;
 use wardkey::{
-    active_policy::ActivePolicy,
+    active_policy::{ActivePolicy, STANDARD_POLICY},
     api::{admin::AdminAccess, internal::InternalAccess},
     audit::AuditKey,
     clock::Clock,
@@ -314,6 +314,31 @@ impl TestHost {
         answer
     }
 
+    /// Sends a component to `POST /v2/policies`, with this query.
+    #[track_caller]
+    pub fn push_policy_as(&self, credential: &str, query: &str, component: &[u8]) -> Answer {
+        let path = format!("/v2/policies?{query}");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Authorization: Bearer {credential}\r\nContent-Type: application/wasm\r\n\
+             Content-Length: {}\r\n\r\n",
+            component.len()
+        );
+        let answer = send_raw(self.admin, &[head.as_bytes(), component].concat());
+        openapi::check("POST", &path, &answer);
+        answer
+    }
+
+    /// Pushes the standard policy with this name in it, which is another policy
+    /// with the same rules. Returns its digest.
+    #[track_caller]
+    pub fn push_policy(&self, name: &str) -> String {
+        let query = format!("name={name}&version=1&revision=1");
+        let answer = self.push_policy_as(&self.operator, &query, &policy_named(name));
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()["digest"].as_str().unwrap().to_owned()
+    }
+
     /// Writes what the host has in memory to its database.
     pub fn finish(&self) {
         self.block_on(self.host.finish()).unwrap();
@@ -324,6 +349,14 @@ impl TestHost {
 pub fn by_operator() -> &'static Ask {
     static ASK: OnceLock<Ask> = OnceLock::new();
     ASK.get_or_init(|| Ask::by(Actor::Operator))
+}
+
+/// Returns the standard policy with a name in it: other bytes, the same rules.
+pub fn policy_named(name: &str) -> Vec<u8> {
+    // A section that nobody reads: its length, the length of its name, its name.
+    let length = u8::try_from(name.len()).unwrap();
+    assert!(length < 127, "a length of one byte");
+    [STANDARD_POLICY, &[0, length + 1, length], name.as_bytes()].concat()
 }
 
 /// An account that stands alone.

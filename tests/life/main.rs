@@ -33,7 +33,7 @@ use common::{Answer, NOON, Options, TestHost, send_json};
 use serde_json::{Value, json};
 use wardkey::{
     gate::GateConfig,
-    storage::{AuditEntry, AuditFilter, KeyFilter, KeyRecord, Mode},
+    storage::{Activation, AuditEntry, AuditFilter, KeyFilter, KeyRecord, Mode, PolicyRecord},
 };
 
 const MINUTE: u64 = 60;
@@ -51,6 +51,8 @@ struct Life {
 struct State {
     keys: BTreeMap<String, KeyRecord>,
     accounts: Vec<wardkey::storage::AccountRecord>,
+    policies: Vec<PolicyRecord>,
+    activations: Vec<Activation>,
     /// What the audit log says was done, word by word.
     done: Vec<String>,
 }
@@ -78,9 +80,18 @@ impl Life {
         expected: &str,
     ) -> Answer {
         let (method, path) = request.split_once(' ').unwrap();
+        let told = format!("{request} {body} {headers:?}");
+        self.check_sent(&told, expected, || {
+            self.host.manage_as(credential, method, path, body, headers)
+        })
+    }
+
+    /// The same with a request that is sent otherwise.
+    #[track_caller]
+    fn check_sent(&self, what: &str, expected: &str, send: impl FnOnce() -> Answer) -> Answer {
         let before = self.state();
-        let answer = self.host.manage_as(credential, method, path, body.clone(), headers);
-        let told = format!("{request} {body} {headers:?}: {}", answer.body);
+        let answer = send();
+        let told = format!("{what}: {}", answer.body);
         assert_eq!(outcome(&answer), expected, "{told}");
         assert!(answer.headers["request-id"].starts_with("req_"), "{told}");
         assert_eq!(answer.headers["cache-control"], "no-store", "{told}");
@@ -207,6 +218,8 @@ impl Life {
                     .map(|key| (key.id.clone(), key))
                     .collect(),
                 accounts: storage.list_accounts(None, 100_000).await.unwrap(),
+                policies: storage.list_policies().await.unwrap(),
+                activations: storage.list_activations(100_000).await.unwrap(),
                 done,
             }
         })

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use wardkey::{api::admin::ROUTES, secret::Secret};
 
 use super::{
-    Answer, DAY, KEYS, Life, Made, NOON, common::account_named, on, outcome, send_json, text, time,
-    token,
+    Answer, DAY, KEYS, Life, Made, NOON,
+    common::{account_named, policy_named},
+    on, outcome, send_json, text, time, token,
 };
 
 /// The callers, in the order of the columns of [`TABLE`].
@@ -45,6 +46,9 @@ const ENDED: &str = "401 api_key_expired";
 const ADDRESS: &str = "403 ip_not_allowed";
 const MISSING: &str = "404 resource_missing";
 const ONLY_OPERATOR: &str = "403 operator_required";
+
+/// The one request whose body is no JSON.
+const PUSH: &str = "POST /v2/policies";
 
 /// A row that the operator alone has.
 const fn operators(request: &'static str, done: &'static str) -> Row {
@@ -135,6 +139,13 @@ const TABLE: &[Row] = &[
     operators("GET /v2/audit_log/head", "200"),
     operators("POST /v2/audit_log/verify", "200"),
     operators("GET /openapi.json", "200"),
+    // Nor the rules. The one pushed is put in force, taken back and retired.
+    operators(PUSH, "201"),
+    operators("GET /v2/policies", "200"),
+    operators("GET /v2/policies/{digest}", "200"),
+    operators("POST /v2/policies/{digest}/activate", "200"),
+    operators("POST /v2/policies/rollback", "200"),
+    operators("POST /v2/policies/{digest}/retire", "200"),
     operators("POST /v2/iam/api_keys/import", "201"),
     // These name files of this machine, and are at its socket only.
     operators("POST /v2/backup", "404"),
@@ -180,6 +191,7 @@ const TABLE: &[Row] = &[
 struct Callers {
     life: Life,
     organization: String,
+    policy: String,
     credentials: Vec<String>,
 }
 
@@ -219,7 +231,8 @@ impl Callers {
             life.default_secret("secret", true).secret,
         ];
         assert_eq!(credentials.len(), CALLERS.len());
-        Self { life, organization, credentials }
+        let policy = host.push_policy("pushed");
+        Self { life, organization, policy, credentials }
     }
 
     /// The mode of the keys that this caller asks about.
@@ -237,7 +250,7 @@ impl Callers {
             life.check_key(&target.id, "schedule_rotation", at, "200");
         }
         let id = if request.contains("accounts") { &life.host.account } else { &target.id };
-        let sent = request.replace("{id}", id);
+        let sent = request.replace("{id}", id).replace("{digest}", &self.policy);
         let (method, _) = sent.split_once(' ').unwrap();
         let body = if method == "GET" { Value::Null } else { self.body(request, live) };
         let context = [("Stripe-Version", "2026-01-01"), ("Stripe-Context", &*life.host.account)];
@@ -245,6 +258,11 @@ impl Callers {
         let count = life.state().done.len();
         let answer = match caller {
             0 => self.check_without_credential(&sent, &body, expected),
+            _ if request == PUSH => life.check_sent(&sent, expected, || {
+                let query = "name=another&version=1&revision=1";
+                let component = policy_named("another");
+                life.host.push_policy_as(&self.credentials[caller], query, &component)
+            }),
             _ => life.check_as(&self.credentials[caller], &sent, body, headers, expected),
         };
         let name = CALLERS[caller];
@@ -348,15 +366,23 @@ fn each_route_is_open_to_whom_it_is_for_and_to_nobody_else() {
 fn a_path_that_leads_nowhere_says_nothing_to_strangers() {
     let life = Life::start();
     let key = life.default_secret("secret", false).secret;
-    for target in ["/", "/v2", "/v2/nothing", "/v2/iam/api_keys/x/y/z", "/verify", "/metrics"] {
-        for (credential, expected) in
-            [("x", OPERATOR), (&*key, OPERATOR), (&*life.host.operator, "404")]
-        {
-            let auth = format!("Bearer {credential}");
-            let headers = [("Authorization", auth.as_str())];
-            let answer = send_json(life.host.admin, "GET", target, &headers, "");
-            assert_eq!(outcome(&answer), expected, "{target}: {answer:?}");
-        }
+    for request in [
+        "GET /",
+        "GET /v2",
+        "GET /v2/nothing",
+        "POST /v2/iam/api_keys/x/y",
+        "GET /verify",
+        "GET /metrics",
+        // Nor with which methods a path is there.
+        "DELETE /v2/accounts",
+        "GET /v2/organizations",
+        "PUT /v2/iam/api_keys",
+        "DELETE /v2/policies/standard",
+    ] {
+        life.check_as("x", request, Value::Null, &[], OPERATOR);
+        life.check_as(&key, request, Value::Null, &[], OPERATOR);
+        let operator = &life.host.operator;
+        life.check_as(operator, request, Value::Null, &[], "404");
     }
 }
 

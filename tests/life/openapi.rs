@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 use wardkey::{
+    active_policy::STANDARD_POLICY,
     api::admin::{Callers, ROUTES},
     secret::Digest,
     storage::Mode,
@@ -70,8 +71,9 @@ fn every_operation_says_what_a_reader_needs() {
         };
         assert_eq!(names("path"), in_path, "{id}");
         for parameter in &parameters {
-            let is_in_path = parameter["in"] == "path";
-            assert_eq!(parameter["required"].as_bool().unwrap_or(false), is_in_path, "{id}");
+            // What is pushed is no JSON, and what is said of it is in the query.
+            let is_needed = parameter["in"] == "path" || id == "pushPolicy";
+            assert_eq!(parameter["required"].as_bool().unwrap_or(false), is_needed, "{id}");
             assert!(parameter["description"].is_string(), "{id}: {parameter}");
             assert!(parameter["schema"].is_object(), "{id}: {parameter}");
         }
@@ -354,6 +356,22 @@ const ROWS: &[Row] = &[
         request: |_| ("/v2/organizations".to_owned(), json!({ "name": "Another" })),
     },
     Row {
+        operation: "activatePolicy",
+        request: |host| (format!("/v2/policies/{}/activate", host.push_policy("a")), json!({})),
+    },
+    Row {
+        operation: "rollBackPolicy",
+        request: |host| {
+            let path = format!("/v2/policies/{}/activate", host.push_policy("a"));
+            assert_eq!(host.manage("POST", &path, Value::Null).status, 200);
+            ("/v2/policies/rollback".to_owned(), json!({ "to": "standard" }))
+        },
+    },
+    Row {
+        operation: "retirePolicy",
+        request: |host| (format!("/v2/policies/{}/retire", host.push_policy("b")), json!({})),
+    },
+    Row {
         operation: "backUp",
         request: |host| {
             let name = format!("copy-{:?}.db", std::time::Instant::now()).replace([' ', ':'], "");
@@ -550,7 +568,18 @@ fn every_parameter_of_a_query_is_taken_and_anything_else_is_refused() {
         }
         let (id, path) = (operation.id(), operation.path);
         let is_keys = id == "listKeys";
-        let ask = |query: &str| host.manage("GET", &format!("{path}?{query}"), Value::Null);
+        let ask = |query: &str| match id {
+            "pushPolicy" => {
+                let needed = ["name=a", "version=1", "revision=1"];
+                let is_missing = |one: &&str| !query.contains(&one[..=one.find('=').unwrap()]);
+                let missing: Vec<_> = needed.into_iter().filter(is_missing).collect();
+                let query = format!("{}&{query}", missing.join("&"));
+                let query = query.trim_start_matches('&');
+                host.push_policy_as(&host.operator, query, STANDARD_POLICY)
+            }
+            _ => host.manage("GET", &format!("{path}?{query}"), Value::Null),
+        };
+        let done = if operation.method == "GET" { 200 } else { 201 };
         let mut all = Vec::new();
         for parameter in in_query {
             let name = parameter["name"].as_str().unwrap();
@@ -567,7 +596,7 @@ fn every_parameter_of_a_query_is_taken_and_anything_else_is_refused() {
                     None => "operator".to_owned(),
                 },
             };
-            assert_eq!(ask(&format!("{name}={value}")).status, 200, "{id}: {name}={value}");
+            assert_eq!(ask(&format!("{name}={value}")).status, done, "{id}: {name}={value}");
             all.push(format!("{name}={value}"));
             // Of what is more than a text, not every text is one.
             let schema = &parameter["schema"];
@@ -578,12 +607,12 @@ fn every_parameter_of_a_query_is_taken_and_anything_else_is_refused() {
             }
             for (word, beyond) in [("minimum", -1), ("maximum", 1)] {
                 let Some(bound) = schema[word].as_i64() else { continue };
-                assert_eq!(ask(&format!("{name}={bound}")).status, 200, "{id}: {name}={bound}");
+                assert_eq!(ask(&format!("{name}={bound}")).status, done, "{id}: {name}={bound}");
                 let answer = ask(&format!("{name}={}", bound + beyond));
                 assert_eq!(answer.status, 400, "{id}: {name}: {answer:?}");
             }
         }
-        assert_eq!(ask(&all.join("&")).status, 200, "{id}: {all:?}");
+        assert_eq!(ask(&all.join("&")).status, done, "{id}: {all:?}");
         let answer = ask("undocumented=1");
         assert_eq!((answer.status, &*answer.code()), (400, "parameter_invalid"), "{answer:?}");
         assert_eq!(answer.json()["error"]["param"], "query", "{id}: {answer:?}");
@@ -664,7 +693,28 @@ fn answers_of_every_shape_are_as_described() {
     let replaced =
         host.manage_at_socket("POST", "/v2/key_encryption_key/replace", Value::Null).json();
     assert!(replaced["secrets_resealed"].as_u64() > Some(0), "{replaced}");
+    // Policies: one that is no policy, one in each state, and what clashes.
+    let answer = host.push_policy_as(&host.operator, "name=a&version=1&revision=1", b"(component)");
+    assert_eq!((answer.status, &*answer.code()), (400, "policy_refused"));
+    seen("POST", "/v2/policies/rollback", Value::Null, 409);
+    let [first, second, third] = ["first", "second", "third"].map(|name| host.push_policy(name));
+    let on = |digest: &str, verb: &str| format!("/v2/policies/{digest}/{verb}");
+    assert_eq!(seen("POST", &on(&first, "activate"), Value::Null, 200)["state"], "active");
+    seen("POST", &on(&first, "retire"), Value::Null, 409);
+    assert_eq!(seen("POST", &on(&second, "retire"), Value::Null, 200)["state"], "retired");
+    seen("POST", &on(&second, "activate"), Value::Null, 409);
+    seen("POST", &on("standard", "activate"), Value::Null, 409);
+    seen("POST", &on("standard", "retire"), Value::Null, 409);
+    assert_eq!(get(&format!("/v2/policies/{}", &third[..8]))["state"], "ready");
+    assert_eq!(get("/v2/policies")["data"].as_array().unwrap().len(), 4);
+    let back = seen("POST", "/v2/policies/rollback", Value::Null, 200);
+    assert_eq!((&back["name"], &back["pushed"]), (&json!("standard"), &Value::Null));
+    seen("POST", "/v2/policies/rollback", json!({ "to": second }), 409);
     // What is not there, and callers who may not.
+    seen("GET", "/v2/policies/00000000", Value::Null, 404);
+    seen("POST", &on("00000000", "activate"), Value::Null, 404);
+    seen("POST", &on("00000000", "retire"), Value::Null, 404);
+    seen("POST", "/v2/policies/rollback", json!({ "to": "00000000" }), 404);
     seen("GET", "/v2/iam/api_keys/key_missing", Value::Null, 404);
     seen("GET", "/v2/accounts/acct_missing", Value::Null, 404);
     seen("POST", "/v2/backup", json!({ "to": "x" }), 404);

@@ -114,6 +114,11 @@ impl Filter {
         }
         self
     }
+
+    /// Returns a path with it.
+    pub(super) fn of(&self, path: &str) -> String {
+        format!("{path}?{}", self.0.trim_start_matches('&'))
+    }
 }
 
 impl Operator {
@@ -135,7 +140,7 @@ impl Operator {
             log_retention_days: None,
             delivery: delivery()?,
         };
-        let host = serve::start_host(&data_dir, settings).await?;
+        let (host, _) = serve::start_host(&data_dir, settings).await?;
         let router = host.admin_router(AdminAccess::Socket(Arc::clone(&data_dir)));
         Ok(Self { host: Way::Own { router, _data_dir: data_dir }, json: args.json })
     }
@@ -149,6 +154,14 @@ impl Operator {
     /// Asks with a body.
     pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<Value> {
         self.post_if(path, body, Conditions::default()).await
+    }
+
+    /// Asks with a component as the body.
+    pub(super) async fn post_component(&self, path: &str, component: Vec<u8>) -> Result<Value> {
+        let wasm = HeaderValue::from_static("application/wasm");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, wasm)]);
+        let request = self.request(Method::POST, path, headers, component.into())?;
+        Ok(self.ask(request).await??)
     }
 
     /// Asks with a body and under conditions. Where the host wants a person to

@@ -106,9 +106,15 @@ pub(super) struct ServeArgs {
     /// separate with commas.
     #[arg(long, env = "WARDKEY_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',')]
     trusted_proxy: Vec<IpNet>,
-    /// The policy to put in force [default: the standard policy].
+    /// The policy to put in force, whatever is stored: `wardkey policies` can
+    /// put no other one there as long as this host runs [default: what was put
+    /// in force last, and before that the standard policy].
     #[arg(long, env = "WARDKEY_POLICY", value_name = "FILE.wasm")]
     policy: Option<PathBuf>,
+    /// Puts the file of --policy in force again whenever it has changed. For
+    /// whoever writes rules; one that is not good leaves the one in force.
+    #[arg(long, env = "WARDKEY_WATCH", value_parser = BoolishValueParser::new())]
+    watch: bool,
     /// Lets keys without limits call endpoints that the catalogue does not
     /// list. Without it, nobody can.
     #[arg(long, env = "WARDKEY_ALLOW_UNLISTED", value_parser = BoolishValueParser::new())]
@@ -176,7 +182,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         log_retention_days: args.log_retention_days,
         delivery,
     };
-    let host = start_host(&data_dir, settings).await?;
+    let (host, engine) = start_host(&data_dir, settings).await?;
     host.keys().verifier.announce();
     check_backup(&args, &host).await?;
     if is_new || host.storage.list_accounts(None, 1).await?.is_empty() {
@@ -207,6 +213,10 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         stopped,
     ));
     host.start_worker();
+    if let (Some(file), true) = (&args.policy, args.watch) {
+        // Until the program ends.
+        tokio::spawn(super::watch::watch(Arc::clone(&host), engine, file.clone()));
+    }
     let told = welcome(&args, &host, &data_dir, address, admin_at, internal_at, is_new).await;
     if let Err(err) = told {
         // It serves all the same.
@@ -233,6 +243,9 @@ fn check(args: &ServeArgs) -> Result<()> {
              keys. Give it --internal-token-file, or a loopback address",
             args.internal_listen,
         );
+    }
+    if args.watch && args.policy.is_none() {
+        bail!("--watch looks at the file of --policy: give it one");
     }
     let prefix = &args.gate_prefix;
     if !prefix.starts_with('/')
@@ -345,7 +358,7 @@ async fn count_active_keys(host: &Host) -> Result<usize> {
 
 /// How a host over a data directory is to be.
 pub(super) struct Settings<'a> {
-    /// `None`: the standard policy.
+    /// `None`: what storage says is in force.
     pub(super) policy: Option<&'a Path>,
     pub(super) gate: GateConfig,
     pub(super) api: Api,
@@ -354,11 +367,12 @@ pub(super) struct Settings<'a> {
     pub(super) delivery: Delivery,
 }
 
-/// Puts a host together over a data directory.
+/// Puts a host together over a data directory. Also returns what loads its
+/// policies.
 pub(super) async fn start_host(
     data_dir: &Arc<DataDir>,
     settings: Settings<'_>,
-) -> Result<Arc<Host>> {
+) -> Result<(Arc<Host>, Arc<Engine>)> {
     let Settings { policy, gate, api, log_retention_days, delivery } = settings;
     let bytes = match policy {
         Some(path) => {
@@ -387,9 +401,10 @@ pub(super) async fn start_host(
     let any = AuditFilter { after: Some(0), limit: 1, ..AuditFilter::default() };
     let audit_key = data_dir.audit_key(storage.list_audit(any).await?.is_empty())?;
     let clock = Clock::system();
+    let engine = Arc::new(engine);
     let host = Host::start(Parts {
         storage: Arc::new(storage),
-        engine: Arc::new(engine),
+        engine: Arc::clone(&engine),
         policy: Arc::new(policy),
         is_policy_pinned,
         vault,
@@ -405,7 +420,7 @@ pub(super) async fn start_host(
         tracing::info!("going on with the replacement of the key-encryption key");
         host.keys().replace_key_encryption_key(&Ask::by(Actor::Platform), data_dir).await?;
     }
-    Ok(host)
+    Ok((host, engine))
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
