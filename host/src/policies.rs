@@ -47,6 +47,9 @@ const STAY_LOADED: usize = 4;
 /// The largest revision: what every backend can store.
 const MAX_REVISION: u64 = i64::MAX.unsigned_abs();
 
+/// Why a policy came back into force. Rolling back again reads it.
+const ROLLED_BACK: &str = "rolled back";
+
 /// What the standard policy is called instead of its digest.
 pub const STANDARD: &str = "standard";
 
@@ -295,7 +298,7 @@ impl Policies {
                     Some(name) => self.named(name).await?.record,
                     None => self.before().await?,
                 };
-                self.put_in_force(ask, ACTION, "rolled back", wanted, &mut highest).await
+                self.put_in_force(ask, ACTION, ROLLED_BACK, wanted, &mut highest).await
             })
             .await
     }
@@ -428,18 +431,31 @@ impl Policies {
         let active = self.active.get().digest();
         // All of them: the same one may have been put in force many times.
         let activations = self.storage.list_activations(usize::MAX).await?;
-        let before = activations
-            .iter()
-            .map(|one| one.policy.unwrap_or(standard.digest))
-            // Before the first activation, the standard policy was.
-            .chain([standard.digest])
-            .find(|digest| *digest != active);
-        let nothing = || ApiError::Conflict("no other policy was in force before".to_owned());
-        let digest = before.ok_or_else(nothing)?;
-        match self.storage.find_policy(digest).await? {
-            Some((record, _)) => Ok(record),
-            None => Ok(standard),
+        // A stack: what was rolled back from is gone, so that to roll back twice
+        // goes back two steps, and never forward to what was bad.
+        let mut behind = vec![standard.digest];
+        for one in activations.iter().rev() {
+            let digest = one.policy.unwrap_or(standard.digest);
+            match behind.iter().rposition(|earlier| *earlier == digest) {
+                Some(place) if one.reason == ROLLED_BACK => behind.truncate(place + 1),
+                Some(place) if place + 1 == behind.len() => {}
+                _ => behind.push(digest),
+            }
         }
+        while let Some(digest) = behind.pop() {
+            // Not even read: the one in force may be what is damaged.
+            if digest == active {
+                continue;
+            }
+            let record = match self.storage.find_policy(digest).await? {
+                Some((record, _)) => record,
+                None => standard.clone(),
+            };
+            if record.retired_at.is_none() {
+                return Ok(record);
+            }
+        }
+        Err(ApiError::Conflict("no other policy was in force before".to_owned()))
     }
 
     /// Returns a policy that there is already; the standard one always is.
