@@ -12,6 +12,8 @@
 //!   [`facts`] from [`cache`] and [`storage`].
 //! - [`upstream`] or [`simulated`] serves what was let through; [`error`] says
 //!   what became of the rest; [`request_log`], [`usage`] and [`metrics`] note it.
+//! - [`policies`] keeps policies and puts them in force, tried by [`trial`];
+//!   [`throttle`] says when somebody has to wait.
 //! - [`keys`] is all that can be done with keys, sealed by [`vault`]; [`audit`]
 //!   proves what was done; [`verification`] has a person confirm what is dangerous;
 //!   [`worker`] does what becomes due; [`api`] has the routes.
