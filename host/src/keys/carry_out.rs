@@ -71,9 +71,9 @@ impl Keys {
         key: &KeyRecord,
         showed_secret: bool,
     ) -> Result<Option<KeptReply>, ApiError> {
-        if ask.idempotency.is_none() {
-            return Ok(None);
-        }
+        // Also where nothing is kept: a policy that fails at showing the key must
+        // do so before the change, and not when the only answer that holds the
+        // secret is written.
         let mut body = json!(self.view(key, None)?);
         if showed_secret {
             body["secret_shown"] = Value::Bool(true);

@@ -344,15 +344,19 @@ impl Keys {
             for _ in 0..MAX_TRIES {
                 let current = self.find(ask, id).await?;
                 check_revision(ask, &current)?;
-                let _sealing = self.sealing.read().await;
+                let sealing = self.sealing.read().await;
                 let planned = match plan(&current, self.clock.now()) {
                     Ok(planned) => planned,
                     Err(NoPlan::Denied(denial)) => return Err(denial.into()),
                     Err(NoPlan::Failed(err)) => return Err(err),
                 };
-                if !is_confirmed {
-                    self.confirm(ask, planned.needs_code, || phrase(verb, &current)).await?;
-                    is_confirmed = planned.needs_code;
+                if planned.needs_code && !is_confirmed {
+                    // A mail server that stalls must hold up nobody else; and what
+                    // was planned before is no longer what is to be done.
+                    drop(sealing);
+                    self.confirm(ask, true, || phrase(verb, &current)).await?;
+                    is_confirmed = true;
+                    continue;
                 }
                 match self.store_changed(ask, action, &current, planned).await {
                     Err(ApiError::Changed { .. }) if ask.if_match.is_none() => {}
