@@ -150,8 +150,7 @@ impl Policies {
             pushing: Semaphore::new(PUSHES_AT_ONCE),
             loaded: std::sync::Mutex::default(),
         };
-        if let Some(Activation { policy: Some(digest), .. }) = policies.last().await?
-            && !is_pinned
+        if !is_pinned && let Some(Activation { policy: Some(digest), .. }) = policies.last().await?
         {
             let found = policies.storage.find_policy(digest).await?;
             let missing = || ApiError::NotFound { what: "policy", id: digest.to_hex() };
@@ -354,7 +353,10 @@ impl Policies {
         wanted: PolicyRecord,
         highest: &mut Highest,
     ) -> Result<Listed, ApiError> {
-        if self.is_pinned {
+        // To go back is allowed: it is the way out where what is stored as being in
+        // force no longer loads, and a host starts with a file only. It is in force
+        // from the next start without one.
+        if self.is_pinned && reason != ROLLED_BACK {
             return Err(ApiError::Conflict(
                 "this host was started with `--policy`, which is in force whatever is stored; \
                  start it without"
@@ -364,7 +366,7 @@ impl Policies {
         if wanted.retired_at.is_some() {
             return Err(ApiError::Conflict("this policy was retired".to_owned()));
         }
-        let before = self.active.get().digest();
+        let before = self.stored_as_active().await?;
         let stored = self.storage.find_policy(wanted.digest).await?;
         let (policy, loaded) = match stored {
             Some((_, bytes)) => (Some(wanted.digest), self.load(bytes).await?),
@@ -387,7 +389,7 @@ impl Policies {
         );
         let digest = wanted.digest;
         let revision = wanted.revision;
-        let listed = Listed { record: wanted, is_active: true };
+        let listed = Listed { record: wanted, is_active: !self.is_pinned };
         let change = Change {
             activation: Some(activation.clone()),
             audit: vec![entry],
@@ -403,12 +405,20 @@ impl Policies {
                 return Err(err);
             }
         }
-        self.active.activate(loaded);
+        if !self.is_pinned {
+            self.active.activate(loaded);
+        }
         tracing::info!(policy = %digest.to_hex(), reason, "a policy was put in force");
         if let Some(highest) = highest {
             *highest = (*highest).max(policy.map(|_| revision));
         }
         Ok(listed)
+    }
+
+    /// Returns what is in force by what is stored; also where a file is instead.
+    async fn stored_as_active(&self) -> Result<Digest, ApiError> {
+        let last = self.last().await?.and_then(|last| last.policy);
+        Ok(last.unwrap_or_else(|| standard().digest))
     }
 
     /// Returns what was put in force last.
@@ -428,7 +438,7 @@ impl Policies {
     /// Returns what was in force before what is.
     async fn before(&self) -> Result<PolicyRecord, ApiError> {
         let standard = standard();
-        let active = self.active.get().digest();
+        let active = self.stored_as_active().await?;
         // All of them: the same one may have been put in force many times.
         let activations = self.storage.list_activations(usize::MAX).await?;
         // A stack: what was rolled back from is gone, so that to roll back twice
