@@ -176,7 +176,11 @@ async fn swap(args: &HostArgs, path: &str, body: Value) -> Result<Exit> {
         None => "a policy that is not stored".to_owned(),
     };
     print::field("before", before)?;
-    print::field("in force", named(&active))?;
+    // A host that was started with a file keeps to it.
+    match is_active(&active) {
+        true => print::field("in force", named(&active))?,
+        false => print::field("from the next start", named(&active))?,
+    }
     Ok(Exit::Fine)
 }
 
