@@ -1,36 +1,45 @@
-//! The policy in force, and the one that answers where it is silent.
+//! What is in force, and the policy that answers where that is silent.
 //!
 //! # Invariants
 //!
-//! - A request is decided by one policy from start to end, even when another is
-//!   put in force in the middle of it: it takes the policy once and keeps it.
+//! - A request is decided by one stack from start to end, even when another is
+//!   put in force in the middle of it: it takes the stack once and keeps it.
+//! - Overlays and canaries decide about requests only. The life of keys and the
+//!   catalogue are the policy's that everybody else is decided by.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use crate::engine::{
-    Engine, EngineError, LoadError, Policy,
-    contract::{
-        Denial, catalogue,
-        lifecycle::{
-            Caller, KeyChange, KeyFilter, KeyPlan, KeyRequest, KeyStatus, KeyUpdate, RevealPlan,
-            RotationPlan, RotationRequest, RotationSchedule, StoredKey,
+use crate::{
+    engine::{
+        Engine, EngineError, LoadError, Policy,
+        contract::{
+            Denial, catalogue,
+            lifecycle::{
+                Caller, KeyChange, KeyFilter, KeyPlan, KeyRequest, KeyStatus, KeyUpdate,
+                RevealPlan, RotationPlan, RotationRequest, RotationSchedule, StoredKey,
+            },
         },
     },
+    fallback::{self, Bell, Listener},
+    stack::{InForce, Stack},
 };
 
 /// The standard policy, built with this program.
 pub const STANDARD_POLICY: &[u8] = include_bytes!(env!("WARDKEY_STANDARD_POLICY"));
 
-/// The slot that holds the policy in force.
+/// The slot that holds what is in force.
 pub struct ActivePolicy {
     // `ArcSwap` and not `RwLock`: a reader must not wait while another policy
     // is put in, and every request reads.
-    slot: ArcSwap<Policy>,
+    slot: ArcSwap<InForce>,
     /// Answers for interfaces that the policy in force does not export, so that
     /// a small policy stays small.
     standard: Arc<Policy>,
+    bell: Bell,
+    /// Taken by who hears the bell.
+    listener: Mutex<Option<Listener>>,
 }
 
 impl ActivePolicy {
@@ -45,13 +54,25 @@ impl ActivePolicy {
             Some(bytes) => Arc::new(engine.load(bytes)?),
             None => Arc::clone(&standard),
         };
-        Ok(Self { slot: ArcSwap::new(active), standard })
+        let stable = Arc::new(Stack::new(active, Vec::new()));
+        let (bell, listener) = fallback::bell();
+        Ok(Self {
+            slot: ArcSwap::from_pointee(InForce::new(stable)),
+            standard,
+            bell,
+            listener: Mutex::new(Some(listener)),
+        })
     }
 
-    /// Returns the policy in force, which stays alive for as long as the caller
+    /// Returns all that is in force, which stays alive for as long as the caller
     /// holds it.
-    pub fn get(&self) -> Arc<Policy> {
+    pub fn in_force(&self) -> Arc<InForce> {
         self.slot.load_full()
+    }
+
+    /// Returns the policy in force, without overlays.
+    pub fn get(&self) -> Arc<Policy> {
+        Arc::clone(self.slot.load().stable.policy())
     }
 
     /// Returns the standard policy.
@@ -59,9 +80,32 @@ impl ActivePolicy {
         Arc::clone(&self.standard)
     }
 
-    /// Puts `next` in force and returns the policy it replaced.
+    /// Puts `next` in force, alone, and returns the policy it replaced.
     pub fn activate(&self, next: Arc<Policy>) -> Arc<Policy> {
-        self.slot.swap(next)
+        let before = self.put(InForce::new(Arc::new(Stack::new(next, Vec::new()))));
+        Arc::clone(before.stable.policy())
+    }
+
+    /// Puts `next` in force and returns what it replaced.
+    pub fn put(&self, next: InForce) -> Arc<InForce> {
+        self.slot.swap(Arc::new(next))
+    }
+
+    /// Tells whether a stack is in force, for everybody or for a share.
+    pub(crate) fn has(&self, stack: &Arc<Stack>) -> bool {
+        let in_force = self.slot.load();
+        let canary = in_force.canary.as_ref().map(|canary| &canary.stack);
+        std::iter::once(&in_force.stable).chain(canary).any(|one| Arc::ptr_eq(one, stack))
+    }
+
+    /// Returns where it is told that a policy fails.
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Returns what hears that, the first time.
+    pub(crate) fn take_listener(&self) -> Option<Listener> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Asks which keys a new account gets.
@@ -251,7 +295,7 @@ impl ActivePolicy {
         &self,
         ask: impl Fn(&Policy) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
-        match ask(&self.slot.load()) {
+        match ask(self.slot.load().stable.policy()) {
             Err(EngineError::Missing(_)) => ask(&self.standard),
             answer => answer,
         }

@@ -12,17 +12,21 @@ use crate::{
     active_policy::ActivePolicy,
     cache::Cache,
     engine::{
-        EngineError, Policy, Run,
-        contract::{Credential, Decision, Key, Request, explain::Explanation},
+        EngineError, Run,
+        contract::{
+            Credential, Decision, Key, Request,
+            explain::{Explanation, Step},
+        },
     },
     facts::{Facts, MAX_IDS, Unread},
     secret::Digest,
+    stack::{InForce, Stack},
     storage::StorageError,
 };
 
-/// How often a decision may run. The standard policy asks for all accounts at
-/// once, so it needs two runs; the third is for policies that look something up
-/// by what they looked up.
+/// How often a policy may run for one decision. The standard policy asks for all
+/// accounts at once, so it needs two runs; the third is for policies that look
+/// something up by what they looked up.
 pub const MAX_RUNS: usize = 3;
 
 /// Why there is no decision. The request is answered with an error, and never
@@ -41,17 +45,58 @@ pub enum DecideError {
     Insatiable,
 }
 
+impl DecideError {
+    /// Tells whether it is the policy's fault, and not that of storage or of a
+    /// busy machine.
+    fn is_of_policy(&self) -> bool {
+        match self {
+            Self::Insatiable => true,
+            Self::Engine(err) => !matches!(err, EngineError::Missing(_) | EngineError::Starved),
+            Self::Storage(_) => false,
+        }
+    }
+}
+
 /// A decision, and what it was made from.
 #[derive(Debug)]
 pub struct Decided<T> {
-    /// The policy's answer.
+    /// The answer.
     pub answer: T,
-    /// The policy that gave it.
-    pub policy: Arc<Policy>,
+    /// Whose it is.
+    pub by: By,
     /// The key that the presented secret belongs to.
     pub key: Option<Arc<Key>>,
     /// How long it took, reads of storage included, in microseconds.
     pub took_us: u32,
+}
+
+/// Which policies a decision is by.
+#[derive(Debug)]
+pub struct By {
+    in_force: Arc<InForce>,
+    is_canary: bool,
+    /// How many of the overlays were asked.
+    asked: usize,
+}
+
+impl By {
+    fn stack(&self) -> &Arc<Stack> {
+        match &self.in_force.canary {
+            Some(canary) if self.is_canary => &canary.stack,
+            _ => &self.in_force.stable,
+        }
+    }
+
+    /// Returns the digest of the policy that the overlays stand on.
+    pub fn policy(&self) -> Digest {
+        self.stack().policy().digest()
+    }
+
+    /// Returns the digests of the overlays that were asked, in their order. Where
+    /// the policy has allowed and the answer is a refusal, it is that of the last.
+    pub fn asked_overlays(&self) -> Vec<Digest> {
+        self.stack().overlays()[..self.asked].iter().map(|overlay| overlay.digest()).collect()
+    }
 }
 
 /// Decides requests. One for a host.
@@ -60,8 +105,16 @@ pub struct Decider {
     cache: Arc<Cache>,
 }
 
+/// A request that is being decided about.
+struct Case {
+    facts: Facts,
+    key: Option<Arc<Key>>,
+    by: By,
+    start: Instant,
+}
+
 impl Decider {
-    /// Makes one that asks the policy in force.
+    /// Makes one that asks what is in force.
     pub fn new(active: Arc<ActivePolicy>, cache: Arc<Cache>) -> Self {
         Self { active, cache }
     }
@@ -72,9 +125,21 @@ impl Decider {
     ///
     /// If there is no decision.
     pub async fn decide(&self, request: &Request<'_>) -> Result<Decided<Decision>, DecideError> {
-        let decided = self.run(request, |policy, facts| policy.authorize(request, facts)).await?;
-        check(&decided.answer, decided.key.as_deref())?;
-        Ok(decided)
+        let mut case = self.open(request).await?;
+        let key = case.key.as_deref();
+        let kept = Kept::By(&self.cache);
+        let decided = decide_by(case.by.stack(), request, &mut case.facts, key, kept).await;
+        let (answer, asked) = self.noted(request, &case, decided)?;
+        case.by.asked = asked;
+        case.by.stack().health.decided(matches!(answer, Decision::Allow(_)));
+        let took_us = micros_since(case.start);
+        if let Some(shadow) = &case.by.in_force.shadow
+            && !case.by.is_canary
+            && shadow.wants()
+        {
+            shadow.take(request, case.facts, case.key.clone(), &answer);
+        }
+        Ok(Decided { answer, by: case.by, key: case.key, took_us })
     }
 
     /// Decides about a request, and says which rules were asked.
@@ -86,49 +151,180 @@ impl Decider {
         &self,
         request: &Request<'_>,
     ) -> Result<Decided<Explanation>, DecideError> {
-        let decided = self.run(request, |policy, facts| policy.explain(request, facts)).await?;
-        check(&decided.answer.decision, decided.key.as_deref())?;
-        Ok(decided)
+        let mut case = self.open(request).await?;
+        let key = case.key.as_deref();
+        let kept = Kept::By(&self.cache);
+        let explained = explain_by(case.by.stack(), request, &mut case.facts, key, kept).await;
+        let (answer, asked) = self.noted(request, &case, explained)?;
+        case.by.asked = asked;
+        let took_us = micros_since(case.start);
+        Ok(Decided { answer, by: case.by, key: case.key, took_us })
     }
 
-    async fn run<T>(
-        &self,
-        request: &Request<'_>,
-        ask: impl Fn(&Policy, Facts) -> (Facts, Result<Run<T>, EngineError>),
-    ) -> Result<Decided<T>, DecideError> {
+    /// Reads the presented key, and chooses what decides.
+    async fn open(&self, request: &Request<'_>) -> Result<Case, DecideError> {
         let start = Instant::now();
-        let policy = self.active.get();
+        let in_force = self.active.in_force();
         let mut facts = Facts::default();
-        let presented = presented(request);
-        if let Some(digest) = presented {
+        let mut key = None;
+        if let Some(digest) = presented(request) {
             // Boxed, like every way that few requests take: the future of the
             // others stays small, and is copied into place faster.
-            let key = match self.cache.known_key(digest) {
+            key = match self.cache.known_key(digest) {
                 Some(known) => known,
                 None => Box::pin(self.cache.key(digest)).await?,
             };
-            facts.add_key(digest, key);
+            facts.add_key(digest, key.clone());
         }
-        for _ in 0..MAX_RUNS {
-            let (read, answer) = ask(&policy, facts);
-            facts = read;
-            match answer? {
-                Run::Done(answer) => {
-                    let key = presented.and_then(|digest| facts.key(digest)).flatten();
-                    let took_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-                    return Ok(Decided { answer, policy, key, took_us });
-                }
-                Run::Unread(unread) => Box::pin(self.read(unread, &mut facts)).await?,
-            }
-        }
-        Err(DecideError::Insatiable)
+        let (_, is_canary) = in_force.stack_for(key.as_deref());
+        Ok(Case { facts, key, by: By { in_force, is_canary, asked: 0 }, start })
     }
 
-    async fn read(&self, unread: Unread, facts: &mut Facts) -> Result<(), DecideError> {
+    /// Counts a failure of the policy, and raises an alarm if there are too many.
+    fn noted<T>(
+        &self,
+        request: &Request<'_>,
+        case: &Case,
+        decided: Result<T, DecideError>,
+    ) -> Result<T, DecideError> {
+        if let Err(err) = &decided
+            && err.is_of_policy()
+        {
+            let stack = case.by.stack();
+            let owner = case.key.as_ref().map(|key| key.account.as_str());
+            if let Some(breach) = stack.health.failed(owner, request.now) {
+                self.active.bell().ring(stack, breach);
+            }
+        }
+        decided
+    }
+}
+
+fn micros_since(start: Instant) -> u32 {
+    u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX)
+}
+
+/// Decides by a stack: its policy, and then, as long as nobody refuses, one
+/// overlay after the other. Also returns how many overlays were asked.
+///
+/// `kept` has what a run has lacked; `key` is the one that the
+/// presented secret belongs to.
+///
+/// # Errors
+///
+/// If one of them gives no decision, or one that cannot be true.
+pub(crate) async fn decide_by(
+    stack: &Stack,
+    request: &Request<'_>,
+    facts: &mut Facts,
+    key: Option<&Key>,
+    kept: Kept<'_>,
+) -> Result<(Decision, usize), DecideError> {
+    let policy = stack.policy();
+    let decision = run(facts, |facts| policy.authorize(request, facts), kept).await?;
+    check(&decision, key)?;
+    match decision {
+        Decision::Allow(_) if !stack.overlays().is_empty() => {
+            // Boxed: few hosts have any.
+            Box::pin(narrowed(stack, decision, request, facts, key, kept)).await
+        }
+        decision => Ok((decision, 0)),
+    }
+}
+
+/// Asks the overlays about a request that the policy allows.
+async fn narrowed(
+    stack: &Stack,
+    mut decision: Decision,
+    request: &Request<'_>,
+    facts: &mut Facts,
+    key: Option<&Key>,
+    kept: Kept<'_>,
+) -> Result<(Decision, usize), DecideError> {
+    let overlays = stack.overlays();
+    for (place, overlay) in overlays.iter().enumerate() {
+        let said = run(facts, |facts| overlay.authorize(request, facts), kept).await?;
+        check(&said, key)?;
+        match (said, &mut decision) {
+            // What it grants is the policy's to say. Its sentences for the caller
+            // are passed on.
+            (Decision::Allow(said), Decision::Allow(grant)) => grant.notices.extend(said.notices),
+            (Decision::Deny(mut denial), Decision::Allow(grant)) => {
+                // It may not know what the catalogue calls the endpoint.
+                denial.endpoint = denial.endpoint.or_else(|| grant.endpoint.take());
+                return Ok((Decision::Deny(denial), place + 1));
+            }
+            (_, Decision::Deny(_)) => {}
+        }
+    }
+    Ok((decision, overlays.len()))
+}
+
+/// Decides as [`decide_by`] does, and says how. Each overlay that was asked is a
+/// step.
+async fn explain_by(
+    stack: &Stack,
+    request: &Request<'_>,
+    facts: &mut Facts,
+    key: Option<&Key>,
+    kept: Kept<'_>,
+) -> Result<(Explanation, usize), DecideError> {
+    let policy = stack.policy();
+    let explained = run(facts, |facts| policy.explain(request, facts), kept).await?;
+    let Explanation { decision, mut steps } = explained;
+    check(&decision, key)?;
+    if matches!(decision, Decision::Deny(_)) {
+        return Ok((Explanation { decision, steps }, 0));
+    }
+    let (decision, asked) = narrowed(stack, decision, request, facts, key, kept).await?;
+    let is_denied = matches!(decision, Decision::Deny(_));
+    for (place, overlay) in stack.overlays()[..asked].iter().enumerate() {
+        steps.push(Step {
+            rule: "overlay".to_owned(),
+            passed: !(is_denied && place + 1 == asked),
+            detail: overlay.digest().to_hex(),
+        });
+    }
+    Ok((Explanation { decision, steps }, asked))
+}
+
+/// Runs a policy until it lacks nothing.
+async fn run<T>(
+    facts: &mut Facts,
+    ask: impl Fn(Facts) -> (Facts, Result<Run<T>, EngineError>),
+    kept: Kept<'_>,
+) -> Result<T, DecideError> {
+    for _ in 0..MAX_RUNS {
+        let (read_by_now, answer) = ask(std::mem::take(facts));
+        *facts = read_by_now;
+        match answer? {
+            Run::Done(answer) => return Ok(answer),
+            Run::Unread(unread) => Box::pin(kept.read(unread, facts)).await?,
+        }
+    }
+    Err(DecideError::Insatiable)
+}
+
+/// Where a decision reads what it lacks.
+#[derive(Clone, Copy)]
+pub(crate) enum Kept<'a> {
+    /// What the host keeps.
+    By(&'a Cache),
+    /// Nothing is: there is no such key, and no such account.
+    Nowhere,
+}
+
+impl Kept<'_> {
+    /// Adds to the facts what a run has lacked.
+    async fn read(self, unread: Unread, facts: &mut Facts) -> Result<(), DecideError> {
         match unread {
             Unread::Key(digest) => {
                 room_for(1, facts)?;
-                facts.add_key(digest, self.cache.key(digest).await?);
+                let key = match self {
+                    Self::By(cache) => cache.key(digest).await?,
+                    Self::Nowhere => None,
+                };
+                facts.add_key(digest, key);
             }
             Unread::Accounts(mut ids) => {
                 ids.retain(|id| facts.account(id).is_none());
@@ -136,7 +332,10 @@ impl Decider {
                 ids.dedup();
                 room_for(ids.len(), facts)?;
                 for id in ids {
-                    let account = self.cache.account(&id).await?;
+                    let account = match self {
+                        Self::By(cache) => cache.account(&id).await?,
+                        Self::Nowhere => None,
+                    };
                     facts.add_account(id, account);
                 }
             }

@@ -20,7 +20,7 @@ use wasmtime::{
 };
 
 use self::{
-    budget::{Budget, Clockwork},
+    budget::{Budget, Clockwork, Verdict},
     contract::{Account, Decision, Key, Request, authorizer, catalogue, explain, lifecycle},
 };
 use crate::{
@@ -109,6 +109,9 @@ pub enum EngineError {
     /// It took too long.
     #[error("the policy spent its time budget")]
     OutOfTime,
+    /// The machine was too busy to run it.
+    #[error("the machine had no time for the policy")]
+    Starved,
     /// It trapped, or asked for more memory or stack than there is.
     #[error("the policy failed: {0:#}")]
     Trapped(wasmtime::Error),
@@ -411,13 +414,15 @@ impl Policy {
         let mut store = self.store(facts);
         let answer =
             self.pre.instantiate(&mut store).and_then(|instance| question(&mut store, &instance));
-        let Call { facts, unread, .. } = store.into_data();
+        let Call { facts, unread, budget, .. } = store.into_data();
         let answer = match (answer, unread) {
             // Whatever came of the run, it was cut short: a trap on the way out
             // is not the policy's fault, and an answer not its word.
             (_, Some(unread)) => Ok(Run::Unread(unread)),
             (Ok(answer), None) => Ok(Run::Done(answer)),
             (Err(err), None) => Err(match err.downcast_ref::<Trap>() {
+                Some(Trap::Interrupt) if budget.is_starved => EngineError::Starved,
+                Some(Trap::Interrupt) if budget.is_starved => EngineError::Starved,
                 Some(Trap::Interrupt) => EngineError::OutOfTime,
                 _ => EngineError::Trapped(err),
             }),
@@ -440,10 +445,9 @@ impl Policy {
         store.set_hostcall_fuel(MAX_ANSWER_BYTES);
         store.set_epoch_deadline(budget::DEADLINE_TICKS);
         store.epoch_deadline_callback(|mut context| {
-            Ok(if context.data_mut().budget.is_spent() {
-                UpdateDeadline::Interrupt
-            } else {
-                UpdateDeadline::Continue(budget::DEADLINE_TICKS)
+            Ok(match context.data_mut().budget.at_deadline() {
+                Verdict::GoOn => UpdateDeadline::Continue(budget::DEADLINE_TICKS),
+                Verdict::Spent | Verdict::Starved => UpdateDeadline::Interrupt,
             })
         });
         store

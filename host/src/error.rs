@@ -189,7 +189,7 @@ impl ApiError {
 impl From<EngineError> for ApiError {
     fn from(err: EngineError) -> Self {
         match err {
-            EngineError::OutOfTime => Self::Unavailable(err.into()),
+            EngineError::OutOfTime | EngineError::Starved => Self::Unavailable(err.into()),
             EngineError::Trapped(_) | EngineError::Garbage(_) | EngineError::Missing(_) => {
                 Self::Internal(err.into())
             }

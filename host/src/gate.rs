@@ -171,6 +171,7 @@ impl Drop for Entry<'_> {
             code: entry.code.take(),
             source: entry.source,
             policy: entry.policy.take(),
+            overlays: mem::take(&mut entry.overlays),
             decision_us: entry.decision_us,
         });
     }
@@ -207,6 +208,7 @@ impl Gate {
                 code: None,
                 source,
                 policy: None,
+                overlays: Vec::new(),
                 decision_us: 0,
             },
         };
@@ -311,10 +313,11 @@ impl Gate {
         };
 
         entry.outcome = Outcome::Failed;
-        let Decided { answer, policy, took_us, .. } = self.decider.decide(&question).await?;
+        let Decided { answer, by, took_us, .. } = self.decider.decide(&question).await?;
         self.metrics.decided(took_us);
         let log = &mut entry.entry;
-        log.policy = Some(policy.digest());
+        log.policy = Some(by.policy());
+        log.overlays = by.asked_overlays();
         log.decision_us = took_us;
         let (permit, endpoint) = match answer {
             Decision::Allow(mut grant) => {

@@ -18,7 +18,7 @@ use crate::{
     gate::{self, Backend, Gate, GateConfig},
     keys::Keys,
     metrics::Metrics,
-    policies::Policies,
+    policies::{Policies, PoliciesParts},
     request_log::RequestLog,
     simulated::Simulated,
     storage::{AuditEntry, AuditFilter, Storage, StorageError, StorageResult},
@@ -45,6 +45,9 @@ pub struct Parts {
     pub policy: Arc<ActivePolicy>,
     /// Whether that one stays in force, whatever storage says.
     pub is_policy_pinned: bool,
+    /// After failures for how many accounts the host goes back to what was in force
+    /// before, by itself; `None`: it does not.
+    pub fall_back_after: Option<u32>,
     /// Seals the secrets that may be revealed.
     pub vault: Vault,
     /// Seals the audit log.
@@ -78,7 +81,7 @@ pub struct Host {
     pub(crate) policy: Arc<ActivePolicy>,
     pub(crate) decider: Arc<Decider>,
     pub(crate) keys: Arc<Keys>,
-    pub(crate) policies: Policies,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) clock: Clock,
     pub(crate) log: Arc<RequestLog>,
     pub(crate) usage: Arc<UsageMarks>,
@@ -107,6 +110,7 @@ impl Host {
             engine,
             policy,
             is_policy_pinned,
+            fall_back_after,
             vault,
             audit_key,
             verifier,
@@ -142,18 +146,21 @@ impl Host {
             clock: clock.clone(),
             brand: config.brand.clone(),
         });
-        let policies = Policies::start(
-            Arc::clone(&storage),
-            Arc::clone(&keys),
+        let metrics = Metrics::new();
+        let policies = Policies::start(PoliciesParts {
+            storage: Arc::clone(&storage),
+            keys: Arc::clone(&keys),
             engine,
-            Arc::clone(&policy),
-            clock.clone(),
-            is_policy_pinned,
-        )
+            active: Arc::clone(&policy),
+            cache: Arc::clone(&cache),
+            metrics: Arc::clone(&metrics),
+            clock: clock.clone(),
+            is_pinned: is_policy_pinned,
+            fall_back_after,
+        })
         .await?;
         let log = Arc::new(RequestLog::start(Arc::clone(&storage)));
         let usage = Arc::new(UsageMarks::start(Arc::clone(&storage)));
-        let metrics = Metrics::new(&policy.get().digest().to_hex());
         let allow_unlisted = config.allow_unlisted;
         let trusted_proxies = config.trusted_proxies.clone();
         let throttle = Arc::new(Throttle::new(config.max_failed_auth_per_minute));

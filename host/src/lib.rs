@@ -8,18 +8,21 @@
 //! - [`path`], [`credential`], [`client_address`] and [`hygiene`] read what came
 //!   over the wire; [`secret`] knows what a key looks like, and [`scrub`] finds
 //!   keys where they do not belong.
-//! - [`decide`] gets the decision: from [`active_policy`], run by [`engine`], on
-//!   [`facts`] from [`cache`] and [`storage`].
+//! - [`decide`] gets the decision: from the [`stack`] of policies that is in force
+//!   ([`active_policy`]), run by [`engine`], on [`facts`] from [`cache`] and
+//!   [`storage`].
 //! - [`upstream`] or [`simulated`] serves what was let through; [`error`] says
 //!   what became of the rest; [`request_log`], [`usage`] and [`metrics`] note it.
-//! - [`policies`] keeps policies and puts them in force, tried by [`trial`];
-//!   [`throttle`] says when somebody has to wait.
+//! - [`policies`] keeps policies and puts them in force, tried by [`trial`]: for
+//!   everybody, for a [`share`], or as a [`shadow`]; `fallback` takes back what
+//!   fails. [`throttle`] says when somebody has to wait.
 //! - [`keys`] is all that can be done with keys, sealed by [`vault`]; [`audit`]
 //!   proves what was done; [`verification`] has a person confirm what is dangerous;
 //!   [`worker`] does what becomes due; [`api`] has the routes.
 //! - [`host`] puts it together, for [`cli`] or for a service of your own.
 
 pub mod active_policy;
+mod answer;
 pub mod api;
 pub mod audit;
 pub mod cache;
@@ -32,6 +35,7 @@ pub mod decide;
 pub mod engine;
 pub mod error;
 pub mod facts;
+mod fallback;
 pub mod gate;
 pub mod host;
 pub mod hygiene;
@@ -45,7 +49,10 @@ pub mod scrub;
 pub mod secret;
 pub mod secret_file;
 pub mod server;
+pub mod shadow;
+pub mod share;
 pub mod simulated;
+pub mod stack;
 pub mod storage;
 pub mod throttle;
 pub mod trial;

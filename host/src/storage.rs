@@ -24,6 +24,7 @@ use serde_json::Value;
 use crate::{
     audit::{AuditKey, AuditSeal},
     secret::Digest,
+    share::{CanaryBy, Share},
 };
 
 #[cfg(test)]
@@ -237,6 +238,9 @@ pub struct LogEntry {
     pub source: IpAddr,
     /// SHA-256 of the policy that decided; `None` if it did not come to that.
     pub policy: Option<Digest>,
+    /// The overlays that were asked after it, in their order. Where the policy has
+    /// allowed and the request was refused, the last of them has refused it.
+    pub overlays: Vec<Digest>,
     /// How long the decision took, in microseconds.
     pub decision_us: u32,
 }
@@ -304,12 +308,27 @@ pub struct Activation {
     pub policy: Option<Digest>,
     /// The policies stacked on it, in their order.
     pub overlays: Vec<Digest>,
+    /// What decides for a share instead, on the same overlays.
+    pub canary: Option<CanaryRecord>,
+    /// The lowest revision that the host may fall back to by itself.
+    pub min_revision: u64,
     /// When.
     pub at: u64,
     /// Who: `operator`, or `platform` for the host itself.
     pub actor: String,
-    /// Why: `activated`, `rolled back`, `fell back`.
+    /// Why: `activated`, `rolled back`, `fell back`, `canary`, `canary ended`.
     pub reason: String,
+}
+
+/// A policy that decides for a share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanaryRecord {
+    /// The policy; `None`: the standard one.
+    pub policy: Option<Digest>,
+    /// How many it decides for.
+    pub share: Share,
+    /// What is counted.
+    pub by: CanaryBy,
 }
 
 /// One change that commits whole or not at all.

@@ -7,17 +7,20 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+
 use crate::{
-    decide::{MAX_RUNS, check},
+    decide::{DecideError, Kept, decide_by},
     engine::{
-        EngineError, Policy, Run,
+        EngineError, Policy,
         contract::{
             Credential, Decision, Key, MalformedCredential, Mode, Request, Source,
             WellFormedCredential,
         },
     },
-    facts::{Facts, MAX_IDS, Unread},
+    facts::Facts,
     secret::Digest,
+    stack::Stack,
 };
 
 /// Why a policy is not fit to decide.
@@ -47,7 +50,8 @@ const ACCOUNT: &str = "acct_1";
 /// # Errors
 ///
 /// [`TrialError`] says what it did instead.
-pub fn try_policy(policy: &Policy, now: u64) -> Result<(), TrialError> {
+pub fn try_policy(policy: &Arc<Policy>, now: u64) -> Result<(), TrialError> {
+    let stack = Stack::new(Arc::clone(policy), Vec::new());
     let digest = Digest::of("a secret that nobody has");
     let presented = Credential::WellFormed(WellFormedCredential {
         prefix: "trial_",
@@ -79,13 +83,19 @@ pub fn try_policy(policy: &Policy, now: u64) -> Result<(), TrialError> {
             };
             let mut facts = Facts::default();
             facts.add_key(digest, key.clone());
-            let failed = |source| TrialError::Failed { case, source };
-            let decision = decide(policy, &request, facts).map_err(failed)?;
-            let decision = decision.ok_or(TrialError::Insatiable(case))?;
-            if key.is_none() && matches!(decision, Decision::Allow(_)) {
-                return Err(TrialError::LetIn(case));
+            match decide(&stack, &request, facts, key.as_deref()) {
+                Ok(_) => {}
+                // Nothing else is refused of what is decided without a key.
+                Err(DecideError::Engine(EngineError::Garbage(_))) if key.is_none() => {
+                    return Err(TrialError::LetIn(case));
+                }
+                Err(DecideError::Engine(source)) => {
+                    return Err(TrialError::Failed { case, source });
+                }
+                Err(DecideError::Insatiable | DecideError::Storage(_)) => {
+                    return Err(TrialError::Insatiable(case));
+                }
             }
-            check(&decision, key.as_deref()).map_err(failed)?;
         }
     }
     let interfaces = [
@@ -105,31 +115,16 @@ pub fn try_policy(policy: &Policy, now: u64) -> Result<(), TrialError> {
     Ok(())
 }
 
-/// Runs the policy as a request does, over storage in which nothing else is.
-/// `None`: it asked for more than it may.
+/// Decides as a request is decided, over storage in which nothing else is.
 fn decide(
-    policy: &Policy,
+    stack: &Stack,
     request: &Request<'_>,
     mut facts: Facts,
-) -> Result<Option<Decision>, EngineError> {
-    for _ in 0..MAX_RUNS {
-        let (read, answer) = policy.authorize(request, facts);
-        facts = read;
-        match answer? {
-            Run::Done(decision) => return Ok(Some(decision)),
-            Run::Unread(Unread::Key(digest)) => facts.add_key(digest, None),
-            Run::Unread(Unread::Accounts(mut ids)) => {
-                ids.retain(|id| facts.account(id).is_none());
-                ids.sort_unstable();
-                ids.dedup();
-                if facts.len() + ids.len() > MAX_IDS {
-                    return Ok(None);
-                }
-                ids.into_iter().for_each(|id| facts.add_account(id, None));
-            }
-        }
-    }
-    Ok(None)
+    key: Option<&Key>,
+) -> Result<Decision, DecideError> {
+    // It reads nothing, so that there is nothing to wait for.
+    let decided = decide_by(stack, request, &mut facts, key, Kept::Nowhere).now_or_never();
+    decided.unwrap_or(Err(DecideError::Insatiable)).map(|(decision, _)| decision)
 }
 
 /// A key of a kind that no policy knows.

@@ -224,6 +224,7 @@ async fn serve(server: &str) {
                 policy: Arc::new(ActivePolicy::load(&engine, None).expect("the policy loads")),
                 engine: Arc::new(engine),
                 is_policy_pinned: false,
+                fall_back_after: None,
                 vault: Vault::new(&KeyEncryptionKey::generate()),
                 audit_key: AuditKey::generate(),
                 verifier: Verifier::new(Delivery::None, Clock::system()),

@@ -70,6 +70,8 @@ pub struct Options {
     pub upstream: Option<SocketAddr>,
     /// What the operator set for the gate.
     pub gate: GateConfig,
+    /// After failures for how many accounts it falls back.
+    pub fall_back_after: Option<u32>,
     /// Who is sent verification codes.
     pub delivery: Delivery,
     /// For how many days the request log is kept.
@@ -87,6 +89,7 @@ impl Default for Options {
             upstream: None,
             // Suites of bad input fail to authenticate by the thousand.
             gate: GateConfig { max_failed_auth_per_minute: 1_000_000, ..GateConfig::default() },
+            fall_back_after: None,
             delivery: Delivery::None,
             log_retention_days: None,
             wrap: Box::new(|storage| storage),
@@ -144,6 +147,7 @@ impl TestHost {
             engine: Arc::clone(engine()),
             policy,
             is_policy_pinned: options.policy.is_some(),
+            fall_back_after: options.fall_back_after,
             vault: Vault::new(&KeyEncryptionKey::generate()),
             audit_key: AuditKey::generate(),
             verifier: Verifier::new(options.delivery, clock.clone()),

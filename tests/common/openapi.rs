@@ -204,10 +204,10 @@ fn collect(schema: &'static Value, value: &Value, at: &str, found: &mut Vec<Stri
                     fault(format!("{value} is no time"));
                 }
             }
-            "minimum" if value.as_i64() < limit.as_i64() && value.is_number() => {
+            "minimum" if value.as_f64() < limit.as_f64() && value.is_number() => {
                 fault(format!("{value} is less than {limit}"));
             }
-            "maximum" if value.as_i64() > limit.as_i64() && value.is_number() => {
+            "maximum" if value.as_f64() > limit.as_f64() && value.is_number() => {
                 fault(format!("{value} is more than {limit}"));
             }
             "minLength" if value.is_string() && count < bound(limit) => {
@@ -269,6 +269,7 @@ fn is_of_type(value: &Value, name: &str) -> bool {
         "null" => value.is_null(),
         "boolean" => value.is_boolean(),
         "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
         "string" => value.is_string(),
         "array" => value.is_array(),
         "object" => value.is_object(),

@@ -143,6 +143,12 @@ const TABLE: &[Row] = &[
     operators(PUSH, "201"),
     operators("GET /v2/policies", "200"),
     operators("GET /v2/policies/{digest}", "200"),
+    operators("POST /v2/policies/{digest}/shadow", "200"),
+    operators("GET /v2/policies/shadow", "200"),
+    operators("POST /v2/policies/shadow/end", "200"),
+    operators("POST /v2/policies/{digest}/canary", "200"),
+    operators("GET /v2/policies/in_force", "200"),
+    operators("POST /v2/policies/canary/end", "200"),
     operators("POST /v2/policies/{digest}/activate", "200"),
     operators("POST /v2/policies/rollback", "200"),
     operators("POST /v2/policies/{digest}/retire", "200"),
@@ -325,6 +331,9 @@ impl Callers {
             "/v2/accounts" | "/v2/organizations" => json!({ "name": "made" }),
             "/v2/accounts/{id}" => json!({ "organization": self.organization }),
             "/v2/backup" => json!({ "to": self.life.host.dir.path().join("copy") }),
+            _ if path.ends_with("/canary") || path.ends_with("/shadow") => {
+                json!({ "percent": 5 })
+            }
             _ if path.ends_with("/schedule_rotation") => json!({ "at": time(NOON + DAY) }),
             _ => json!({}),
         }

@@ -357,7 +357,10 @@ const ROWS: &[Row] = &[
     },
     Row {
         operation: "activatePolicy",
-        request: |host| (format!("/v2/policies/{}/activate", host.push_policy("a")), json!({})),
+        request: |host| {
+            let path = format!("/v2/policies/{}/activate", host.push_policy("a"));
+            (path, json!({ "overlays": [], "min_revision": 1 }))
+        },
     },
     Row {
         operation: "rollBackPolicy",
@@ -365,6 +368,36 @@ const ROWS: &[Row] = &[
             let path = format!("/v2/policies/{}/activate", host.push_policy("a"));
             assert_eq!(host.manage("POST", &path, Value::Null).status, 200);
             ("/v2/policies/rollback".to_owned(), json!({ "to": "standard" }))
+        },
+    },
+    Row {
+        operation: "startPolicyCanary",
+        request: |host| {
+            let path = format!("/v2/policies/{}/canary", host.push_policy("c"));
+            (path, json!({ "percent": 0.5, "by": "key" }))
+        },
+    },
+    Row {
+        operation: "endPolicyCanary",
+        request: |host| {
+            let path = format!("/v2/policies/{}/canary", host.push_policy("c"));
+            assert_eq!(host.manage("POST", &path, json!({ "percent": 5 })).status, 200);
+            ("/v2/policies/canary/end".to_owned(), json!({}))
+        },
+    },
+    Row {
+        operation: "startPolicyShadow",
+        request: |host| {
+            let path = format!("/v2/policies/{}/shadow", host.push_policy("c"));
+            (path, json!({ "percent": 100 }))
+        },
+    },
+    Row {
+        operation: "endPolicyShadow",
+        request: |host| {
+            let path = format!("/v2/policies/{}/shadow", host.push_policy("c"));
+            assert_eq!(host.manage("POST", &path, json!({ "percent": 5 })).status, 200);
+            ("/v2/policies/shadow/end".to_owned(), json!({}))
         },
     },
     Row {
@@ -498,8 +531,8 @@ fn a_field_is_taken_up_to_its_bound_and_not_beyond() {
     for row in ROWS {
         let schema = row.described().request_schema().unwrap();
         for (field, described) in members(&schema["properties"]) {
-            // Digests, masks and paths have a form besides.
-            if ["digest", "redacted", "to"].contains(&field) {
+            // Digests, masks, paths and policies have a form besides.
+            if ["digest", "redacted", "to", "overlays"].contains(&field) {
                 continue;
             }
             let limit = |word: &str| described[word].as_u64();
@@ -710,6 +743,24 @@ fn answers_of_every_shape_are_as_described() {
     let back = seen("POST", "/v2/policies/rollback", Value::Null, 200);
     assert_eq!((&back["name"], &back["pushed"]), (&json!("standard"), &Value::Null));
     seen("POST", "/v2/policies/rollback", json!({ "to": second }), 409);
+    // Beside what is in force, and for a share.
+    assert_eq!(get("/v2/policies/in_force")["canary"], Value::Null);
+    seen("GET", "/v2/policies/shadow", Value::Null, 409);
+    seen("POST", "/v2/policies/shadow/end", Value::Null, 409);
+    seen("POST", "/v2/policies/canary/end", Value::Null, 409);
+    let share = json!({ "percent": 50 });
+    seen("POST", &on(&third, "shadow"), share.clone(), 200);
+    assert_eq!(get("/v2/policies/shadow")["digest"], third);
+    seen("POST", &on(&second, "shadow"), share.clone(), 409);
+    seen("POST", &on(&third, "canary"), share.clone(), 200);
+    seen("POST", &on("standard", "canary"), share.clone(), 409);
+    let in_force = get("/v2/policies/in_force");
+    assert_eq!(
+        (&in_force["canary"]["by"], &in_force["shadow"]),
+        (&json!("account"), &json!(third))
+    );
+    seen("POST", &on("00000000", "canary"), share.clone(), 404);
+    seen("POST", &on("00000000", "shadow"), share, 404);
     // What is not there, and callers who may not.
     seen("GET", "/v2/policies/00000000", Value::Null, 404);
     seen("POST", &on("00000000", "activate"), Value::Null, 404);

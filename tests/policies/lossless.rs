@@ -22,13 +22,13 @@ const CLIENTS: usize = 4;
 const SWAPS_PER_SECOND: u64 = 10;
 
 /// A connection that is kept, as clients keep theirs.
-struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     read: Vec<u8>,
 }
 
 impl Connection {
-    fn to(gate: SocketAddr) -> Self {
+    pub(crate) fn to(gate: SocketAddr) -> Self {
         let stream = TcpStream::connect(gate).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -37,7 +37,7 @@ impl Connection {
 
     /// Sends a request, and returns what came back; nothing, if the connection
     /// was closed first.
-    fn send(&mut self, request: &str) -> Option<Answer> {
+    pub(crate) fn send(&mut self, request: &str) -> Option<Answer> {
         self.stream.write_all(request.as_bytes()).ok()?;
         self.read.clear();
         let mut more = [0; 4096];

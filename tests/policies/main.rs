@@ -16,8 +16,12 @@ mod guest;
 mod program;
 
 mod bad;
+mod canary;
 mod crash;
+mod failing;
 mod lossless;
+mod overlays;
+mod shadow;
 mod versions;
 
 use std::{
@@ -185,6 +189,7 @@ impl Place {
             engine: Arc::clone(engine()),
             policy: Arc::new(ActivePolicy::load(engine(), policy).unwrap()),
             is_policy_pinned: policy.is_some(),
+            fall_back_after: None,
             vault: Vault::new(&KeyEncryptionKey::generate()),
             audit_key: AuditKey::generate(),
             verifier: Verifier::new(Delivery::None, clock.clone()),

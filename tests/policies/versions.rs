@@ -1,6 +1,7 @@
 //! Which policy is in force, and what it takes to change that.
 
 use serde_json::json;
+use wardkey::policies::Activate;
 
 use crate::{
     failing_storage::{Health, Switch},
@@ -24,6 +25,7 @@ fn a_policy_is_pushed_put_in_force_and_taken_back() {
             "version": "1.7",
             "revision": 7,
             "state": "ready",
+            "overlays": [],
             "interfaces": ["authorizer"],
             "size_bytes": one.len(),
             "pushed": "2030-01-01T00:00:00Z",
@@ -109,8 +111,8 @@ fn a_long_history_changes_nothing() {
     place.in_force(&one, Some(ONE));
     refused(&place.activate(&digest(&three)), 409, "conflict", "revision 9 was in force");
     let again = place.restarted(None).unwrap();
-    let refusal =
-        place.host.block_on(again.policies().activate(common::by_operator(), &digest(&three)));
+    let wanted = Activate { policy: digest(&three), ..Activate::default() };
+    let refusal = place.host.block_on(again.policies().activate(common::by_operator(), wanted));
     assert!(refusal.unwrap_err().to_string().contains("revision 9"), "after a restart");
     // The second was rolled back from: there is no way forward to it like this.
     assert_eq!(place.roll_back(None).status, 200);

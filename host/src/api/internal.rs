@@ -16,12 +16,13 @@ use serde_json::{Value, json};
 
 use super::{Json, bearer};
 use crate::{
+    answer,
     decide::DecideError,
     engine::{
         EngineError,
-        contract::{Decision, Denial, Grant, Request as Question, explain::Explanation},
+        contract::{Request as Question, explain::Explanation},
     },
-    error::{ApiError, ErrorBody},
+    error::ApiError,
     gate::MAX_HEADER_BYTES,
     host::Host,
     question,
@@ -105,7 +106,8 @@ async fn is_ready(State(host): State<Arc<Host>>) -> Result<&'static str, ApiErro
 }
 
 async fn show_metrics(State(host): State<Arc<Host>>) -> Response {
-    let text = host.metrics.encode(host.cache.storage_reads(), host.log.dropped());
+    let in_force = host.policy.in_force();
+    let text = host.metrics.encode(&in_force, host.cache.storage_reads(), host.log.dropped());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
@@ -172,26 +174,24 @@ pub(super) async fn verify_request(
         true => host.decider.explain(&question).await,
         false => Err(EngineError::Missing("explain").into()),
     };
-    let (decision, steps, policy) = match explained {
+    let (decision, steps, by) = match explained {
         Ok(explained) => {
             let Explanation { decision, steps } = explained.answer;
             let steps = steps.iter().map(
                 |step| json!({ "rule": step.rule, "passed": step.passed, "detail": step.detail }),
             );
-            (decision, Some(steps.collect()), explained.policy)
+            (decision, Some(steps.collect()), explained.by)
         }
         // Nobody asked, or a policy that cannot say: the decision stands alone.
         Err(DecideError::Engine(EngineError::Missing(_))) => {
             let decided = host.decider.decide(&question).await?;
-            (decided.answer, None, decided.policy)
+            (decided.answer, None, decided.by)
         }
         Err(err) => return Err(err.into()),
     };
-    let mut answer = match &decision {
-        Decision::Allow(grant) => allowed(grant),
-        Decision::Deny(denial) => denied(denial),
-    };
-    answer["policy"] = policy.digest().to_hex().into();
+    let mut answer = answer::shown(&decision);
+    answer["policy"] = by.policy().to_hex().into();
+    answer["overlays"] = by.asked_overlays().iter().map(Digest::to_hex).collect();
     if let Some(steps) = steps {
         answer["steps"] = Value::Array(steps);
     }
@@ -210,34 +210,4 @@ fn told<'a>(param: &str, value: Option<&'a str>) -> Result<Option<Cow<'a, str>>,
         return Ok(Some(scrub(value)));
     };
     Err(ApiError::Invalid { param: param.to_owned(), message: message.to_owned() })
-}
-
-fn allowed(grant: &Grant) -> Value {
-    let mode: crate::storage::Mode = grant.mode.into();
-    json!({
-        "allowed": true,
-        "key": grant.key,
-        "account": grant.account,
-        "livemode": mode == crate::storage::Mode::Live,
-        "endpoint": grant.endpoint,
-        "permissions": names(&grant.permissions),
-        "usage": names(&grant.usage),
-        "notices": grant.notices,
-        "attributes": grant.attributes.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-    })
-}
-
-fn denied(denial: &Denial) -> Value {
-    let body = ErrorBody::from(denial);
-    json!({
-        "allowed": false,
-        "key": denial.key,
-        "endpoint": denial.endpoint,
-        "status": body.status.as_u16(),
-        "error": body,
-    })
-}
-
-fn names(list: &str) -> Vec<&str> {
-    list.split_whitespace().collect()
 }

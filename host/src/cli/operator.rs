@@ -135,6 +135,7 @@ impl Operator {
         };
         let settings = serve::Settings {
             policy: args.policy.as_deref(),
+            fall_back_after: None,
             gate: GateConfig { brand: args.brand.clone(), ..GateConfig::default() },
             api: Api::Simulated,
             log_retention_days: None,

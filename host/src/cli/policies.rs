@@ -18,12 +18,13 @@ use super::{
 use crate::engine::MAX_COMPONENT_BYTES;
 
 /// What people are shown of a policy.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
     "digest",
     "name",
     "version",
     "revision",
     "state",
+    "overlays",
     "interfaces",
     "size_bytes",
     "pushed",
@@ -67,11 +68,61 @@ pub(super) enum PoliciesCommand {
         #[command(flatten)]
         host: HostArgs,
     },
-    /// Tries a policy once more, and puts it in force.
+    /// Shows what is in force, and how it has fared since.
+    Status {
+        #[command(flatten)]
+        host: HostArgs,
+    },
+    /// Tries a policy once more, and puts it in force for all.
     Activate {
         /// Its digest, the first 8 digits or more of that, or `standard`.
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         digest: String,
+        /// A policy that narrows what this one allows. Repeat it: they are asked in
+        /// this order [default: those in force].
+        #[arg(long, value_name = "DIGEST", value_parser = NonEmptyStringValueParser::new())]
+        overlay: Vec<String>,
+        /// Takes away the overlays in force.
+        #[arg(long, conflicts_with = "overlay")]
+        no_overlays: bool,
+        /// The lowest revision that the host may fall back to by itself from it.
+        #[arg(long, value_name = "REVISION", default_value_t = 0)]
+        min_revision: u64,
+        #[command(flatten)]
+        host: HostArgs,
+    },
+    /// Has a policy decide for a share of the accounts or keys. Again with another
+    /// share, it raises or lowers it; to put it in force for all, activate it.
+    Canary {
+        /// Its digest, the first 8 digits or more of that, or `standard`.
+        #[arg(value_parser = NonEmptyStringValueParser::new(), required_unless_present = "end")]
+        digest: Option<String>,
+        /// How many it decides for, in percent, with at most two decimals.
+        #[arg(long, required_unless_present = "end")]
+        percent: Option<f64>,
+        /// Of what: all keys of an account are decided by the same policy, or each
+        /// key for itself.
+        #[arg(long, value_parser = ["account", "key"], default_value = "account")]
+        by: String,
+        /// Ends it: the policy that decides for the others decides for all.
+        #[arg(long, conflicts_with_all = ["digest", "percent"])]
+        end: bool,
+        #[command(flatten)]
+        host: HostArgs,
+    },
+    /// Has a policy decide beside the one in force, for comparison only. Without a
+    /// policy, shows what it has found.
+    Shadow {
+        /// Its digest, the first 8 digits or more of that, or `standard`.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        digest: Option<String>,
+        /// How many requests it decides about, in percent, with at most two
+        /// decimals.
+        #[arg(long, default_value_t = 100.0, requires = "digest")]
+        percent: f64,
+        /// Shows what it has found, and ends it.
+        #[arg(long, conflicts_with_all = ["digest", "percent"])]
+        end: bool,
         #[command(flatten)]
         host: HostArgs,
     },
@@ -108,8 +159,33 @@ pub(super) async fn run(command: PoliciesCommand) -> Result<Exit> {
         PoliciesCommand::Show { digest, host } => {
             show(&host, &Operator::connect(&host).await?.get(&path(&digest, "")).await?)
         }
-        PoliciesCommand::Activate { digest, host } => {
-            swap(&host, &path(&digest, "/activate"), json!({})).await
+        PoliciesCommand::Status { host } => {
+            let in_force = Operator::connect(&host).await?.get("/v2/policies/in_force").await?;
+            status(&host, &in_force)
+        }
+        PoliciesCommand::Activate { digest, overlay, no_overlays, min_revision, host } => {
+            let overlays = (no_overlays || !overlay.is_empty()).then_some(overlay);
+            let body = json!({ "overlays": overlays, "min_revision": min_revision });
+            swap(&host, &path(&digest, "/activate"), body).await
+        }
+        PoliciesCommand::Canary { digest, percent, by, end: _, host } => match digest {
+            Some(digest) => {
+                let body = json!({ "percent": percent, "by": by });
+                swap(&host, &path(&digest, "/canary"), body).await
+            }
+            None => swap(&host, "/v2/policies/canary/end", json!({})).await,
+        },
+        PoliciesCommand::Shadow { digest, percent, end, host } => {
+            let operator = Operator::connect(&host).await?;
+            let found = match digest {
+                Some(digest) => {
+                    let body = json!({ "percent": percent });
+                    operator.post(&path(&digest, "/shadow"), &body).await?
+                }
+                None if end => operator.post("/v2/policies/shadow/end", &json!({})).await?,
+                None => operator.get("/v2/policies/shadow").await?,
+            };
+            differences(&host, &found)
         }
         PoliciesCommand::Rollback { to, host } => {
             swap(&host, "/v2/policies/rollback", json!({ "to": to })).await
@@ -176,11 +252,72 @@ async fn swap(args: &HostArgs, path: &str, body: Value) -> Result<Exit> {
         None => "a policy that is not stored".to_owned(),
     };
     print::field("before", before)?;
-    // A host that was started with a file keeps to it.
-    match is_active(&active) {
-        true => print::field("in force", named(&active))?,
-        false => print::field("from the next start", named(&active))?,
+    match print::text(&active, "state").as_str() {
+        "active" => print::field("in force", named(&active))?,
+        "canary" => print::field("for a share", named(&active))?,
+        // A host that was started with a file keeps to it.
+        _ => print::field("from the next start", named(&active))?,
     }
+    for overlay in active["overlays"].as_array().into_iter().flatten() {
+        print::field("narrowed by", overlay.as_str().unwrap_or_default())?;
+    }
+    Ok(Exit::Fine)
+}
+
+/// Prints what is in force.
+fn status(args: &HostArgs, in_force: &Value) -> Result<Exit> {
+    if args.json {
+        print::json(in_force)?;
+        return Ok(Exit::Fine);
+    }
+    print::field("in force", print::text(in_force, "policy"))?;
+    for overlay in in_force["overlays"].as_array().into_iter().flatten() {
+        print::field("narrowed by", overlay.as_str().unwrap_or_default())?;
+    }
+    print::field("decisions", decisions(&in_force["decisions"]))?;
+    let canary = &in_force["canary"];
+    if canary.is_object() {
+        let share = format!("{} % of the {}s", canary["percent"], print::text(canary, "by"));
+        print::field("canary", format!("{}, for {share}", print::text(canary, "policy")))?;
+        print::field("its decisions", decisions(&canary["decisions"]))?;
+    }
+    for field in ["shadow", "number", "since", "actor", "reason", "min_revision"] {
+        print::field(field, print::text(in_force, field))?;
+    }
+    Ok(Exit::Fine)
+}
+
+fn decisions(counts: &Value) -> String {
+    format!(
+        "{} allowed, {} denied, {} failed",
+        counts["allowed"], counts["denied"], counts["failed"]
+    )
+}
+
+/// Prints what a shadow has found.
+fn differences(args: &HostArgs, found: &Value) -> Result<Exit> {
+    if args.json {
+        print::json(found)?;
+        return Ok(Exit::Fine);
+    }
+    for field in ["digest", "percent", "started", "compared", "agreed", "dropped", "skipped"] {
+        print::field(field, print::text(found, field))?;
+    }
+    let found = found["differences"].as_array().cloned().unwrap_or_default();
+    if found.is_empty() {
+        return Ok(Exit::Fine);
+    }
+    let row = |difference: &Value| {
+        let example = &difference["examples"][0];
+        let cells = ["count", "from", "to", "code"];
+        let cells = cells.iter().map(|field| print::text(difference, field));
+        let request =
+            format!("{} {}", print::text(example, "method"), print::text(example, "path"));
+        cells.chain([print::text(example, "key"), request]).collect()
+    };
+    let rows: Vec<Vec<String>> = found.iter().map(row).collect();
+    print::line("")?;
+    print::table(&["COUNT", "FROM", "TO", "CODE", "KEY", "FOR EXAMPLE"], &rows)?;
     Ok(Exit::Fine)
 }
 

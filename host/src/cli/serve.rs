@@ -28,6 +28,7 @@ use crate::{
     clock::Clock,
     data_dir::{DataDir, DataDirError},
     engine::Engine,
+    fallback::MAX_OWNERS,
     gate::{DEFAULT_FAILED_AUTH_PER_MINUTE, DEFAULT_PREFIX, GateConfig, SELF_PATH},
     host::{Api, Host, Parts},
     keys::{Actor, Ask, CreateAccount, timestamp},
@@ -115,6 +116,16 @@ pub(super) struct ServeArgs {
     /// whoever writes rules; one that is not good leaves the one in force.
     #[arg(long, env = "WARDKEY_WATCH", value_parser = BoolishValueParser::new())]
     watch: bool,
+    /// Goes back to the policy that was in force before, by itself, when the one in
+    /// force fails requests with keys of at least that many accounts [default: it
+    /// only raises an alarm].
+    #[arg(
+        long,
+        env = "WARDKEY_FALL_BACK",
+        value_name = "ACCOUNTS",
+        value_parser = clap::value_parser!(u32).range(1..=MAX_OWNERS as i64)
+    )]
+    fall_back: Option<u32>,
     /// Lets keys without limits call endpoints that the catalogue does not
     /// list. Without it, nobody can.
     #[arg(long, env = "WARDKEY_ALLOW_UNLISTED", value_parser = BoolishValueParser::new())]
@@ -177,6 +188,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     };
     let settings = Settings {
         policy: args.policy.as_deref(),
+        fall_back_after: args.fall_back,
         gate,
         api: args.upstream.clone().map_or(Api::Simulated, Api::Upstream),
         log_retention_days: args.log_retention_days,
@@ -360,6 +372,7 @@ async fn count_active_keys(host: &Host) -> Result<usize> {
 pub(super) struct Settings<'a> {
     /// `None`: what storage says is in force.
     pub(super) policy: Option<&'a Path>,
+    pub(super) fall_back_after: Option<u32>,
     pub(super) gate: GateConfig,
     pub(super) api: Api,
     pub(super) log_retention_days: Option<u32>,
@@ -373,7 +386,7 @@ pub(super) async fn start_host(
     data_dir: &Arc<DataDir>,
     settings: Settings<'_>,
 ) -> Result<(Arc<Host>, Arc<Engine>)> {
-    let Settings { policy, gate, api, log_retention_days, delivery } = settings;
+    let Settings { policy, fall_back_after, gate, api, log_retention_days, delivery } = settings;
     let bytes = match policy {
         Some(path) => {
             let name = || format!("reading the policy `{}`", path.display());
@@ -407,6 +420,7 @@ pub(super) async fn start_host(
         engine: Arc::clone(&engine),
         policy: Arc::new(policy),
         is_policy_pinned,
+        fall_back_after,
         vault,
         audit_key,
         verifier: Verifier::new(delivery, clock.clone()),

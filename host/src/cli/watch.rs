@@ -47,7 +47,7 @@ pub(super) async fn watch(host: Arc<Host>, engine: Arc<Engine>, file: PathBuf) {
             Ok(None) => {}
             Ok(Some(policy)) => {
                 let digest = policy.digest().to_hex();
-                let before = host.policy().activate(Arc::new(policy)).digest().to_hex();
+                let before = host.policy().activate(policy).digest().to_hex();
                 tracing::info!(%digest, %before, "the policy `{}` is in force", file.display());
             }
             Err(err) => tracing::warn!("{err:#}; what is in force stays"),
@@ -57,7 +57,7 @@ pub(super) async fn watch(host: Arc<Host>, engine: Arc<Engine>, file: PathBuf) {
 
 /// Returns the policy in a file, if it is another than was seen there, and what
 /// is seen now.
-fn look(engine: &Engine, file: &Path, seen: Seen, now: u64) -> (Seen, Result<Option<Policy>>) {
+fn look(engine: &Engine, file: &Path, seen: Seen, now: u64) -> (Seen, Result<Option<Arc<Policy>>>) {
     // By its bytes, and not by its size and time: those of two writes can be
     // the same.
     let bytes = match read(file) {
@@ -75,8 +75,8 @@ fn look(engine: &Engine, file: &Path, seen: Seen, now: u64) -> (Seen, Result<Opt
     (Some(digest), loaded.map(Some))
 }
 
-fn load(engine: &Engine, bytes: &[u8], now: u64) -> Result<Policy> {
-    let policy = engine.load(bytes)?;
+fn load(engine: &Engine, bytes: &[u8], now: u64) -> Result<Arc<Policy>> {
+    let policy = Arc::new(engine.load(bytes)?);
     try_policy(&policy, now)?;
     Ok(policy)
 }

@@ -33,6 +33,17 @@ const WALL_LIMIT: Duration = Duration::from_secs(1);
 /// deadline.
 pub(super) const DEADLINE_TICKS: u64 = (BUDGET.as_millis() / TICK.as_millis()) as u64;
 
+/// What comes of a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// There is time left.
+    GoOn,
+    /// The policy has spent its time.
+    Spent,
+    /// The machine had none for it.
+    Starved,
+}
+
 /// What is left of a decision's time.
 #[derive(Default)]
 pub(super) struct Budget {
@@ -40,27 +51,31 @@ pub(super) struct Budget {
     /// call, which a decision that ends in time never pays.
     cpu_at_first_deadline: Option<Duration>,
     deadlines: u32,
+    /// Whether the decision was ended because the machine had no time for it.
+    pub(super) is_starved: bool,
 }
 
 impl Budget {
-    /// Tells at a deadline whether the budget is spent.
+    /// Tells at a deadline what comes of it.
     ///
     /// A decision in a loop is over after at least one and at most two budgets
     /// of CPU time.
-    pub(super) fn is_spent(&mut self) -> bool {
-        self.is_spent_at(thread_cpu_time())
+    pub(super) fn at_deadline(&mut self) -> Verdict {
+        let verdict = self.at_deadline_with(thread_cpu_time());
+        self.is_starved = verdict == Verdict::Starved;
+        verdict
     }
 
-    fn is_spent_at(&mut self, cpu: Duration) -> bool {
+    fn at_deadline_with(&mut self, cpu: Duration) -> Verdict {
         self.deadlines += 1;
         match self.cpu_at_first_deadline {
             None => {
                 self.cpu_at_first_deadline = Some(cpu);
-                false
+                Verdict::GoOn
             }
-            Some(first) => {
-                cpu.saturating_sub(first) >= BUDGET || BUDGET * self.deadlines >= WALL_LIMIT
-            }
+            Some(first) if cpu.saturating_sub(first) >= BUDGET => Verdict::Spent,
+            Some(_) if BUDGET * self.deadlines >= WALL_LIMIT => Verdict::Starved,
+            Some(_) => Verdict::GoOn,
         }
     }
 }
@@ -97,43 +112,45 @@ mod tests {
     use super::*;
 
     /// Tells at which deadline a decision is over whose thread gets `cpu_ms` of
-    /// CPU time between one deadline and the next.
+    /// CPU time between one deadline and the next, and why.
     #[track_caller]
-    fn check(cpu_ms: u64, expected: Option<u64>) {
+    fn check(cpu_ms: u64, expected: (u64, Verdict)) {
         let mut budget = Budget::default();
-        let spent = |deadline: &u64| {
+        let mut verdicts = (1..=1000).map(|deadline| {
             // The thread has done other work before.
             let cpu = Duration::from_secs(5) + Duration::from_millis(deadline * cpu_ms);
-            budget.is_spent_at(cpu)
-        };
-        assert_eq!((1..=1000).find(spent), expected, "{cpu_ms} ms of CPU for each deadline");
+            (deadline, budget.at_deadline_with(cpu))
+        });
+        let found = verdicts.find(|(_, verdict)| *verdict != Verdict::GoOn);
+        assert_eq!(found, Some(expected), "{cpu_ms} ms of CPU for each deadline");
     }
 
     #[test]
     fn a_loop_is_over_at_its_second_deadline() {
-        check(10, Some(2));
-        check(11, Some(2));
+        check(10, (2, Verdict::Spent));
+        check(11, (2, Verdict::Spent));
     }
 
     #[test]
     fn a_busy_machine_is_not_a_guilty_guest() {
         // It got a fifth of a core, and so five times the time.
-        check(2, Some(6));
-        check(5, Some(3));
-        check(1, Some(11));
+        check(2, (6, Verdict::Spent));
+        check(5, (3, Verdict::Spent));
+        check(1, (11, Verdict::Spent));
     }
 
     #[test]
     fn a_thread_that_gets_no_cpu_at_all_is_given_up_on() {
-        check(0, Some(100));
+        check(0, (100, Verdict::Starved));
         assert_eq!(BUDGET * 100, WALL_LIMIT);
     }
 
     #[test]
     fn what_the_thread_did_before_does_not_count() {
         let mut budget = Budget::default();
-        assert!(!budget.is_spent_at(Duration::from_secs(3600)));
-        assert!(!budget.is_spent_at(Duration::from_secs(3600) + BUDGET / 2));
-        assert!(budget.is_spent_at(Duration::from_secs(3600) + BUDGET));
+        let hour = Duration::from_secs(3600);
+        assert_eq!(budget.at_deadline_with(hour), Verdict::GoOn);
+        assert_eq!(budget.at_deadline_with(hour + BUDGET / 2), Verdict::GoOn);
+        assert_eq!(budget.at_deadline_with(hour + BUDGET), Verdict::Spent);
     }
 }

@@ -220,6 +220,7 @@ pub(crate) fn entry(number: u64, key_id: Option<&str>) -> LogEntry {
         code: None,
         source: IpAddr::from([203, 0, 113, 5]),
         policy: Some(Digest::from_bytes([0x5F; 32])),
+        overlays: (0..number % 3).map(|n| Digest::of(&n.to_string())).collect(),
         decision_us: 17,
     }
 }
@@ -268,6 +269,8 @@ fn activation(number: u64, policy: Option<Digest>) -> Activation {
         number,
         policy,
         overlays: Vec::new(),
+        canary: None,
+        min_revision: 0,
         at: 6,
         actor: "operator".to_owned(),
         reason: "rolled back".to_owned(),

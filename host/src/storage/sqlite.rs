@@ -804,7 +804,7 @@ mod tests {
             commit(&storage, Change { changed_keys, ..Change::default() }).await.unwrap();
         }
         let log = storage.find_log(LogFilter { limit: 9, ..LogFilter::default() }).await.unwrap();
-        let expected = LogEntry { policy: None, ..entry(1, Some("key_1")) };
+        let expected = LogEntry { policy: None, overlays: Vec::new(), ..entry(1, Some("key_1")) };
         assert_eq!(log, [(7, expected)]);
         assert_eq!(verified_head(&storage).await, None);
         assert_eq!(storage.backup_made_at().await.unwrap(), None);
@@ -901,6 +901,8 @@ mod tests {
             let activation = Some(crate::storage::Activation {
                 number: 1,
                 policy: None,
+                canary: None,
+                min_revision: 0,
                 overlays: Vec::new(),
                 at: 5,
                 actor: "operator".to_owned(),

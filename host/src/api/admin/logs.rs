@@ -13,6 +13,7 @@ use crate::{
     audit::{AuditHead, ChainVerifier},
     error::ApiError,
     host::Host,
+    secret::Digest,
     storage::{AuditFilter, LogEntry, LogFilter, Mode, SealedAuditEntry},
 };
 
@@ -95,6 +96,7 @@ fn shown(position: u64, entry: &LogEntry) -> Value {
         "code": entry.code,
         "source": entry.source,
         "policy": entry.policy.map(|policy| policy.to_hex()),
+        "overlays": entry.overlays.iter().map(Digest::to_hex).collect::<Vec<_>>(),
         "decision_us": entry.decision_us,
     })
 }

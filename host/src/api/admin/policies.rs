@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 
 use super::{Asked, keys::Nothing, to_its_end};
 use crate::{
-    api::{OptionalJson, Query},
+    api::{Json, OptionalJson, Query},
     error::ApiError,
     host::Host,
-    policies::{Listed, PushPolicy},
+    policies::{Activate, Listed, PushPolicy},
+    share::{CanaryBy, Share},
 };
 
 #[derive(Deserialize)]
@@ -57,14 +58,27 @@ pub(super) async fn show(
     Ok(axum::Json(host.policies.named(&digest).await?.to_json()))
 }
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Activation {
+    /// What shall stand on it, in this order; left out: what stands there.
+    #[serde(default)]
+    overlays: Option<Vec<String>>,
+    /// The lowest revision to fall back to.
+    #[serde(default)]
+    min_revision: u64,
+}
+
 pub(super) async fn activate(
     State(host): State<Arc<Host>>,
     Extension(ask): Asked,
-    Path(digest): Path<String>,
-    OptionalJson(Nothing {}): OptionalJson<Nothing>,
+    Path(policy): Path<String>,
+    OptionalJson(asked): OptionalJson<Activation>,
 ) -> Result<axum::Json<Value>, ApiError> {
     to_its_end(async move {
-        let listed = host.policies.activate(&ask, &digest).await?;
+        let Activation { overlays, min_revision } = asked;
+        let wanted = Activate { policy, overlays, min_revision };
+        let listed = host.policies.activate(&ask, wanted).await?;
         Ok(axum::Json(listed.to_json()))
     })
     .await
@@ -88,6 +102,93 @@ pub(super) async fn roll_back(
         Ok(axum::Json(listed.to_json()))
     })
     .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StartCanary {
+    /// How many, in percent.
+    percent: f64,
+    /// Of what: `key` or `account`.
+    #[serde(default)]
+    by: Option<String>,
+}
+
+pub(super) async fn canary(
+    State(host): State<Arc<Host>>,
+    Extension(ask): Asked,
+    Path(digest): Path<String>,
+    Json(asked): Json<StartCanary>,
+) -> Result<axum::Json<Value>, ApiError> {
+    to_its_end(async move {
+        let by = match &asked.by {
+            None => CanaryBy::Account,
+            Some(by) => CanaryBy::from_name(by).ok_or_else(|| ApiError::Invalid {
+                param: "by".to_owned(),
+                message: "use `key` or `account`".to_owned(),
+            })?,
+        };
+        let listed = host.policies.canary(&ask, &digest, share(asked.percent)?, by).await?;
+        Ok(axum::Json(listed.to_json()))
+    })
+    .await
+}
+
+pub(super) async fn end_canary(
+    State(host): State<Arc<Host>>,
+    Extension(ask): Asked,
+    OptionalJson(Nothing {}): OptionalJson<Nothing>,
+) -> Result<axum::Json<Value>, ApiError> {
+    to_its_end(async move {
+        let listed = host.policies.end_canary(&ask).await?;
+        Ok(axum::Json(listed.to_json()))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StartShadow {
+    /// Of how many requests, in percent.
+    percent: f64,
+}
+
+pub(super) async fn shadow(
+    State(host): State<Arc<Host>>,
+    Extension(ask): Asked,
+    Path(digest): Path<String>,
+    Json(asked): Json<StartShadow>,
+) -> Result<axum::Json<Value>, ApiError> {
+    to_its_end(async move {
+        let share = share(asked.percent)?;
+        Ok(axum::Json(host.policies.shadow(&ask, &digest, share).await?))
+    })
+    .await
+}
+
+pub(super) async fn show_shadow(
+    State(host): State<Arc<Host>>,
+) -> Result<axum::Json<Value>, ApiError> {
+    Ok(axum::Json(host.policies.shadow_report()?))
+}
+
+pub(super) async fn end_shadow(
+    State(host): State<Arc<Host>>,
+    Extension(ask): Asked,
+    OptionalJson(Nothing {}): OptionalJson<Nothing>,
+) -> Result<axum::Json<Value>, ApiError> {
+    to_its_end(async move { Ok(axum::Json(host.policies.end_shadow(&ask).await?)) }).await
+}
+
+pub(super) async fn in_force(State(host): State<Arc<Host>>) -> Result<axum::Json<Value>, ApiError> {
+    Ok(axum::Json(host.policies.in_force().await?))
+}
+
+fn share(percent: f64) -> Result<Share, ApiError> {
+    Share::of_percent(percent).ok_or_else(|| ApiError::Invalid {
+        param: "percent".to_owned(),
+        message: "use a number from 0.01 to 100, with at most two decimals".to_owned(),
+    })
 }
 
 pub(super) async fn retire(

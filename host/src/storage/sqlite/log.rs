@@ -77,7 +77,14 @@ fn insert_rows(insert: &mut Statement<'_>, entries: &[LogEntry]) -> StorageResul
         bind(&entry.status)?;
         bind(&entry.code)?;
         bind(&source)?;
-        bind(&entry.policy.as_ref().map(|policy| &policy.as_bytes()[..]))?;
+        match (&entry.policy, &*entry.overlays) {
+            (None, _) => bind(&None::<&[u8]>)?,
+            (Some(policy), []) => bind(&&policy.as_bytes()[..])?,
+            (Some(policy), overlays) => {
+                let all = std::iter::once(policy).chain(overlays);
+                bind(&all.flat_map(Digest::as_bytes).copied().collect::<Vec<u8>>())?;
+            }
+        }
         bind(&entry.decision_us)?;
     }
     insert.raw_execute()?;
@@ -213,6 +220,7 @@ fn read_entries(mut rows: Rows<'_>, entries: &mut Vec<(u64, LogEntry)>) -> Stora
 }
 
 fn read_entry(row: &Row<'_>) -> Result<LogEntry, Source> {
+    let (policy, overlays) = read_policies(row.get_ref(9)?.as_blob_or_null()?)?;
     Ok(LogEntry {
         request_id: row.get(0)?,
         at_ms: row.get::<_, i64>(1)?.try_into()?,
@@ -223,7 +231,18 @@ fn read_entry(row: &Row<'_>) -> Result<LogEntry, Source> {
         status: row.get(6)?,
         code: row.get(7)?,
         source: row.get::<_, String>(8)?.parse()?,
-        policy: row.get::<_, Option<[u8; 32]>>(9)?.map(Digest::from_bytes),
+        policy,
+        overlays,
         decision_us: row.get(10)?,
     })
+}
+
+/// Reads the policy and its overlays: their digests, one behind the other.
+fn read_policies(stored: Option<&[u8]>) -> Result<(Option<Digest>, Vec<Digest>), Source> {
+    let Some(stored) = stored else { return Ok((None, Vec::new())) };
+    let (digests, []) = stored.as_chunks::<32>() else {
+        return Err("its policies are no digests".into());
+    };
+    let mut digests = digests.iter().copied().map(Digest::from_bytes);
+    Ok((digests.next(), digests.collect()))
 }

@@ -17,6 +17,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../../migrations/sqlite/0002_key_life.sql"),
     include_str!("../../../migrations/sqlite/0003_policies.sql"),
+    include_str!("../../../migrations/sqlite/0004_canary.sql"),
 ];
 
 /// Marks a file as a database of ours: `WDKY` in ASCII.

@@ -7,7 +7,8 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use super::{Source, digest_from_sql, digest_to_sql, insert_error, sql_limit, to_sql_int};
 use crate::{
     secret::Digest,
-    storage::{Activation, PolicyRecord, StorageError, StorageResult},
+    share::{CanaryBy, Share},
+    storage::{Activation, CanaryRecord, PolicyRecord, StorageError, StorageResult},
 };
 
 const COLUMNS: &str = "digest, name, version, revision, interfaces, length(bytes), pushed_at, \
@@ -87,12 +88,15 @@ pub(super) fn activate(
             .optional()?;
         found.map(drop).ok_or_else(|| StorageError::Changed { id: digest.to_hex() })
     };
-    activation.policy.iter().chain(&activation.overlays).try_for_each(|&digest| usable(digest))?;
+    let canary = activation.canary.as_ref();
+    let canary_policy = canary.and_then(|canary| canary.policy);
+    let all = activation.policy.iter().chain(&activation.overlays).chain(&canary_policy);
+    all.copied().try_for_each(usable)?;
     let overlays: Vec<String> = activation.overlays.iter().map(Digest::to_hex).collect();
     transaction
         .prepare_cached(
-            "INSERT INTO activations (seq, digest, overlays, at, actor, reason) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO activations (seq, digest, overlays, at, actor, reason, min_revision, \
+             canary, canary_share, canary_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             to_sql_int(activation.number),
@@ -101,6 +105,10 @@ pub(super) fn activate(
             to_sql_int(activation.at),
             activation.actor,
             activation.reason,
+            to_sql_int(activation.min_revision),
+            canary_policy.map(digest_to_sql),
+            canary.map(|canary| canary.share.hundredths()),
+            canary.map(|canary| canary.by.as_str()),
         ])?;
     Ok(())
 }
@@ -135,8 +143,8 @@ pub(super) fn find(
 
 pub(super) fn activations(connection: &Connection, limit: usize) -> StorageResult<Vec<Activation>> {
     let mut statement = connection.prepare_cached(
-        "SELECT seq, digest, overlays, at, actor, reason FROM activations \
-         ORDER BY seq DESC LIMIT ?1",
+        "SELECT seq, digest, overlays, at, actor, reason, min_revision, canary, canary_share, \
+         canary_by FROM activations ORDER BY seq DESC LIMIT ?1",
     )?;
     let mut rows = statement.query([sql_limit(limit)])?;
     let mut activations = Vec::new();
@@ -183,8 +191,19 @@ fn read_activation(row: &Row<'_>) -> Result<Activation, Source> {
         number: row.get::<_, i64>(0)?.try_into()?,
         policy: row.get::<_, Option<[u8; 32]>>(1)?.map(digest_from_sql),
         overlays: overlays.iter().map(overlay).collect::<Result<_, _>>()?,
+        canary: read_canary(row)?,
+        min_revision: row.get::<_, i64>(6)?.try_into()?,
         at: row.get::<_, i64>(3)?.try_into()?,
         actor: row.get(4)?,
         reason: row.get(5)?,
     })
+}
+
+fn read_canary(row: &Row<'_>) -> Result<Option<CanaryRecord>, Source> {
+    let Some(hundredths) = row.get::<_, Option<u16>>(8)? else { return Ok(None) };
+    Ok(Some(CanaryRecord {
+        policy: row.get::<_, Option<[u8; 32]>>(7)?.map(digest_from_sql),
+        share: Share::of_hundredths(hundredths).ok_or("its share is none")?,
+        by: CanaryBy::from_name(row.get_ref(9)?.as_str()?).ok_or("its share is of nothing")?,
+    }))
 }
