@@ -3,6 +3,9 @@
 //!
 //! `cargo bench --bench gate-cost`. Each server is a process of its own, so that its
 //! CPU time is its own; the load comes from this one, over kept connections.
+//! The gate also runs with a policy in its shadow: what that costs the requests is
+//! the CPU time of all threads but the shadow's own, which runs when nobody else
+//! wants to.
 //! The servers take turns, several times over, and the median of the turns
 //! counts. On a machine with two cores, CPU per request is the steadier figure.
 
@@ -26,7 +29,7 @@ use axum::{
 };
 use tokio::{net::TcpListener, sync::watch};
 use wardkey::{
-    active_policy::ActivePolicy,
+    active_policy::{ActivePolicy, STANDARD_POLICY},
     audit::AuditKey,
     clock::Clock,
     credential::presented_secret,
@@ -34,8 +37,10 @@ use wardkey::{
     gate::GateConfig,
     host::{Api, Host, Parts},
     keys::{Actor, Ask, CreateAccount, CreateKey},
+    policies::PushPolicy,
     secret::Presented,
     server,
+    share::Share,
     storage::SqliteStorage,
     vault::{KeyEncryptionKey, Vault},
     verification::{Delivery, Verifier},
@@ -58,8 +63,9 @@ fn main() {
     let (turns, turn) =
         if quick { (1, Duration::from_millis(100)) } else { (TURNS, Duration::from_secs(3)) };
 
-    let names = ["bare handler", "native rules", "gate"];
-    let servers: Vec<Server> = ["bare", "native", "gate"].into_iter().map(Server::start).collect();
+    let names = ["bare handler", "native rules", "gate", "with a shadow of 10 %", "of 100 %"];
+    let kinds = ["bare", "native", "gate", "shadow-10", "shadow-100"];
+    let servers: Vec<Server> = kinds.into_iter().map(Server::start).collect();
     println!("idle memory of the gate's process: {} MB", servers[2].memory_kb() / 1024);
     let mut figures = vec![Vec::new(); servers.len()];
     for _ in 0..turns {
@@ -79,10 +85,10 @@ fn main() {
             (median(rates), median(figures.iter().map(|figure| figure.cpu_us).collect()))
         })
         .collect();
-    println!("{:<14} {:>12} {:>8} {:>16} {:>8}", "", "requests/s", "ratio", "CPU/request", "ratio");
+    println!("{:<22} {:>12} {:>8} {:>16} {:>8}", "", "requests/s", "ratio", "CPU/request", "ratio");
     for (name, (per_second, cpu_us)) in names.iter().zip(&rows) {
         println!(
-            "{name:<14} {per_second:>12.0} {:>7.2}x {cpu_us:>13.1} µs {:>7.2}x",
+            "{name:<22} {per_second:>12.0} {:>7.2}x {cpu_us:>13.1} µs {:>7.2}x",
             per_second / rows[0].0,
             cpu_us / rows[0].1,
         );
@@ -147,14 +153,19 @@ impl Server {
         }
     }
 
-    /// Returns the CPU time that the process has used.
+    /// Returns the CPU time that the process has used, without its shadow's.
     fn cpu(&self) -> Duration {
-        let path = format!("/proc/{}/stat", self.process.id());
-        let stat = std::fs::read_to_string(path).expect("the server runs");
-        let fields: Vec<&str> =
-            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 =
-            [fields[11], fields[12]].iter().filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.id()));
+        let ticks = |thread: std::io::Result<std::fs::DirEntry>| -> Option<u64> {
+            let stat = std::fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
+            let (name, fields) = stat.rsplit_once(')')?;
+            if name.ends_with("policy-shadow") {
+                return None;
+            }
+            let fields: Vec<&str> = fields.split_whitespace().collect();
+            Some(fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?)
+        };
+        let ticks: u64 = threads.expect("the server runs").filter_map(ticks).sum();
         // Linux counts in hundredths of a second for every program.
         Duration::from_millis(ticks * 10)
     }
@@ -245,10 +256,29 @@ async fn serve(server: &str) {
             };
             let done = host.keys().create(&operator, wanted).await.expect("a key");
             let secret = done.secret.expect("it was just made");
+            if let Some(percent) = server.strip_prefix("shadow-") {
+                let share = percent.parse().ok().and_then(Share::of_percent).expect("a share");
+                shadow(&host, &operator, share).await;
+            }
             println!("{address} {}", secret.expose());
             server::serve(listener, host.gate(), stopped).await;
         }
     }
+}
+
+/// Puts the standard policy under another digest in the host's shadow.
+async fn shadow(host: &Host, operator: &Ask, share: Share) {
+    // A section that nobody reads.
+    let bytes = [STANDARD_POLICY, &[0, 2, 1, b'b']].concat();
+    let wanted = PushPolicy {
+        name: "bench".to_owned(),
+        version: "1".to_owned(),
+        revision: 1,
+        bytes: bytes.into(),
+    };
+    let pushed = host.policies().push(operator, wanted).await.expect("it is a policy");
+    let digest = pushed.record.digest.to_hex();
+    host.policies().shadow(operator, &digest, share).await.expect("it is in the shadow");
 }
 
 /// The rules natively behind one handler: what isolation is measured against.

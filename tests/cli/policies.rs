@@ -205,3 +205,61 @@ fn a_policy_that_is_being_written_is_in_force_as_soon_as_it_is_good() {
     check_states(&folder, &[("standard", "ready")]);
     assert!(host.terminate().success());
 }
+
+#[test]
+fn a_policy_is_looked_at_in_the_shadow_and_raised_as_a_canary() {
+    let folder = Folder::empty();
+    let _host = folder.start(&[]);
+    let next = push(&folder, &policy_named("next"), "next", "1");
+    let run = |args: &[&str]| {
+        let ended = folder.run(&[&["policies"], args].concat());
+        assert_eq!(ended.code, 0, "{args:?}: {ended:?}");
+        ended.stdout
+    };
+    let found = run(&["shadow", &next, "--percent", "50"]);
+    assert!(found.contains("percent              50.0\n"), "{found}");
+    assert!(run(&["status"]).contains(&format!("shadow               {next}")));
+    assert_eq!(folder.json(&["policies", "shadow"])["digest"], next);
+    assert!(run(&["shadow", "--end"]).contains(&next));
+    assert_eq!(folder.run(&["policies", "shadow"]).code, 1);
+
+    for percent in ["0.5", "20"] {
+        let said = run(&["canary", &next[..16], "--percent", percent, "--by", "key"]);
+        assert!(said.contains("for a share          next 1.0, revision 1"), "{said}");
+        let status = run(&["status"]);
+        let share = format!("canary               {next}, for {percent}");
+        assert!(status.contains(&share) && status.contains("% of the keys"), "{status}");
+    }
+    check_states(&folder, &[("next", "canary"), ("standard", "active")]);
+    check_swap(&folder, &["canary", "--end"], "standard", "standard");
+    check_states(&folder, &[("next", "ready"), ("standard", "active")]);
+
+    for (args, says) in [
+        (&["canary"][..], "required arguments were not provided"),
+        (&["canary", &next], "--percent <PERCENT>"),
+        (&["canary", &next, "--percent", "5", "--end"], "cannot be used with"),
+        (&["canary", &next, "--percent", "5", "--by", "ip"], "invalid value 'ip'"),
+        (&["shadow", "--percent", "5"], "required arguments were not provided"),
+        (&["activate", &next, "--overlay", &next, "--no-overlays"], "cannot be used with"),
+    ] {
+        let ended = folder.run(&[&["policies"], args].concat());
+        assert_eq!(ended.code, 2, "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains(says), "{args:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn an_overlay_is_put_on_a_policy_and_taken_away() {
+    with_and_without_a_host(|folder| {
+        let overlay = push(folder, &Guest::new(deny()).build(), "narrow", "1");
+        let ended = folder.run(&["policies", "activate", "standard", "--overlay", &overlay]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(ended.stdout.contains(&format!("narrowed by          {overlay}")), "{ended:?}");
+        check_states(folder, &[("narrow", "overlay"), ("standard", "active")]);
+        // Where nobody says otherwise, it stays.
+        check_swap(folder, &["activate", "standard"], "standard", "standard");
+        check_states(folder, &[("narrow", "overlay"), ("standard", "active")]);
+        check_swap(folder, &["activate", "standard", "--no-overlays"], "standard", "standard");
+        check_states(folder, &[("narrow", "ready"), ("standard", "active")]);
+    });
+}

@@ -53,6 +53,7 @@ fn a_service_is_told_what_the_gate_would_do() {
             "notices": [],
             "attributes": {},
             "policy": policy,
+            "overlays": [],
         })
     );
     let refused = ask("POST", "/v1/payouts", "192.0.2.7");
