@@ -265,3 +265,31 @@ fn the_standard_policy_is_in_force_soon() {
     took.sort_unstable();
     println!("in force after {:?}, at most {:?}", took[took.len() / 2], took[took.len() - 1]);
 }
+
+/// How long it takes from sending the bytes of a policy until it is in force, and
+/// how long a host takes to start that has twenty of them.
+#[test]
+fn a_policy_is_in_force_soon_after_it_was_sent_and_many_do_not_slow_a_start() {
+    const POLICIES: usize = 20;
+    let place = Place::start();
+    let mut took = Vec::new();
+    for number in 0..POLICIES {
+        // Other bytes each time, so that each is compiled.
+        let bytes = common::policy_named(&format!("number-{number}"));
+        let start = Instant::now();
+        let digest = place.pushed(&bytes, 1);
+        let pushed = start.elapsed();
+        assert_eq!(place.activate(&digest).status, 200);
+        took.push((start.elapsed(), pushed));
+        place.in_force(&bytes, None);
+    }
+    took.sort_unstable();
+    let (all, pushed) = took[POLICIES / 2];
+    println!("in force {all:?} after it was sent, of which the push took {pushed:?}");
+    assert_eq!(place.list().len(), POLICIES + 1);
+
+    let start = Instant::now();
+    let host = place.restarted(None).unwrap();
+    println!("a host with {POLICIES} policies starts in {:?}", start.elapsed());
+    assert_eq!(host.policy().get().digest(), place.host.host.policy().get().digest());
+}
