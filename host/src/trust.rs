@@ -140,8 +140,8 @@ pub enum TrustError {
     #[error(
         "what is stored as being in force is refused: {0}. Nothing else is run in its place. To \
          get out of this, start with `--policy FILE.wasm`, a file that is allowed, and have \
-         `wardkey policies rollback --to DIGEST` put in force what is stored and is allowed, for \
-         the next start without that file"
+         `wardkey policies rollback` go back to the last that is stored and allowed, or to the one \
+         that `--to DIGEST` names, for the next start without that file"
     )]
     Stored(Box<TrustError>),
 }
@@ -216,20 +216,38 @@ impl Trust {
         self.check_stack(digest, *revision, &[])
     }
 
-    /// Checks the signature of a policy as it is stored. Returns the revision that
-    /// it counts as.
+    /// Checks what is to decide as it is stored: a policy, and the overlays on it in
+    /// their order.
+    ///
+    /// # Errors
+    ///
+    /// If it may not be run.
+    pub fn check(
+        &self,
+        policy: &PolicyRecord,
+        overlays: &[PolicyRecord],
+    ) -> Result<(), TrustError> {
+        let revision = self.check_stored(policy)?;
+        for overlay in overlays {
+            self.check_stored(overlay)?;
+        }
+        let overlays: Vec<Digest> = overlays.iter().map(|overlay| overlay.digest).collect();
+        self.check_stack(policy.digest, revision, &overlays)
+    }
+
+    /// Checks the signature of a policy as it is stored, which says nothing else of
+    /// it that would be believed. Returns the revision that it counts as.
     ///
     /// # Errors
     ///
     /// If it is missing or wrong.
-    pub fn check_stored(&self, record: &PolicyRecord, bytes: &[u8]) -> Result<u64, TrustError> {
-        let digest = Digest::of_bytes(bytes);
-        let PolicyRecord { name, revision, signature, .. } = record;
-        match self.check_signature(digest, name, *revision, signature.as_ref()) {
+    pub fn check_stored(&self, record: &PolicyRecord) -> Result<u64, TrustError> {
+        let PolicyRecord { digest, name, revision, signature, .. } = record;
+        match self.check_signature(*digest, name, *revision, signature.as_ref()) {
             Ok(()) => Ok(*revision),
             // A part of the host needs nobody to vouch for it, whatever storage
             // says of it.
-            Err(_) if digest == Digest::of_bytes(STANDARD_POLICY) => Ok(0),
+            Err(_) if *digest == Digest::of_bytes(STANDARD_POLICY) => Ok(0),
             Err(err) => Err(err),
         }
     }
@@ -267,6 +285,26 @@ mod tests {
 
     fn digest() -> Digest {
         Digest::of_bytes(BYTES)
+    }
+
+    fn record(
+        bytes: &[u8],
+        name: &str,
+        revision: u64,
+        signature: Option<[u8; SIGNATURE_BYTES]>,
+    ) -> PolicyRecord {
+        PolicyRecord {
+            digest: Digest::of_bytes(bytes),
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            revision,
+            interfaces: "authorizer".to_owned(),
+            size_bytes: bytes.len() as u64,
+            pushed_at: 1,
+            pushed_by: "operator".to_owned(),
+            signature,
+            retired_at: None,
+        }
     }
 
     fn trusting(keys: &[PolicyKey]) -> Trust {
@@ -427,44 +465,53 @@ mod tests {
 
     #[test]
     fn a_stored_policy_counts_as_what_was_signed_and_the_standard_one_as_0() {
-        let record = |bytes: &[u8], name: &str, revision, signature| PolicyRecord {
-            digest: Digest::of_bytes(bytes),
-            name: name.to_owned(),
-            version: "1".to_owned(),
-            revision,
-            interfaces: String::new(),
-            size_bytes: bytes.len() as u64,
-            pushed_at: 1,
-            pushed_by: "operator".to_owned(),
-            signature,
-            retired_at: None,
-        };
         let sign = |bytes: &[u8]| {
             let signed = signer(7).sign(Digest::of_bytes(bytes), "rules", 7);
             Some(*signed.signature.as_bytes())
         };
         let (ours, standard) = (sign(BYTES), sign(STANDARD_POLICY));
         let trust = trusting(&[signer(7).key()]);
-        for (name, record, bytes, expected) in [
-            ("signed", record(BYTES, "rules", 7, ours), BYTES, Ok(7)),
-            ("renamed", record(BYTES, "Rules", 7, ours), BYTES, Err("bad signature")),
-            ("newer", record(BYTES, "rules", 8, ours), BYTES, Err("bad signature")),
-            ("unsigned", record(BYTES, "rules", 7, None), BYTES, Err("unsigned")),
-            // What it is called after is not believed either.
-            ("other bytes", record(BYTES, "rules", 7, ours), b"other", Err("bad signature")),
-            ("the standard one", record(STANDARD_POLICY, "s", 9, None), STANDARD_POLICY, Ok(0)),
-            ("called so", record(STANDARD_POLICY, "s", 9, None), BYTES, Err("unsigned")),
-            (
-                "the standard one, signed",
-                record(STANDARD_POLICY, "rules", 7, standard),
-                STANDARD_POLICY,
-                Ok(7),
-            ),
+        let signed = record(BYTES, "rules", 7, ours);
+        for (name, record, expected) in [
+            ("signed", record(BYTES, "rules", 7, ours), Ok(7)),
+            ("renamed", record(BYTES, "Rules", 7, ours), Err("bad signature")),
+            ("newer", record(BYTES, "rules", 8, ours), Err("bad signature")),
+            ("unsigned", record(BYTES, "rules", 7, None), Err("unsigned")),
+            ("other bytes", record(b"other", "rules", 7, ours), Err("bad signature")),
+            ("the standard one", record(STANDARD_POLICY, "s", 9, None), Ok(0)),
+            ("the same, signed", record(STANDARD_POLICY, "rules", 7, standard), Ok(7)),
+            ("called like it", record(BYTES, "standard", 0, None), Err("unsigned")),
         ] {
-            let checked = trust.check_stored(&record, bytes);
+            let checked = trust.check_stored(&record);
             assert_eq!(checked.map_err(|err| describe(Err(err))), expected, "{name}");
-            let revision = record.revision;
-            assert_eq!(Trust::default().check_stored(&record, bytes), Ok(revision), "{name}");
+            assert_eq!(Trust::default().check_stored(&record), Ok(record.revision), "{name}");
+            // Whatever it stands on, and whatever stands on it.
+            let refused = expected.err().unwrap_or("ok");
+            let overlays = [signed.clone(), record.clone()];
+            assert_eq!(describe(trust.check(&signed, &overlays)), refused, "{name} on another");
+            assert_eq!(
+                describe(trust.check(&record, std::slice::from_ref(&signed))),
+                refused,
+                "{name} under another"
+            );
+        }
+        let trust = Trust { min_revision: 7, ..trust };
+        let standard = record(STANDARD_POLICY, "s", 9, None);
+        assert_eq!(describe(trust.check(&standard, &[])), "too old");
+        // What an overlay allows is not more than what it stands on does.
+        assert_eq!(describe(trust.check(&signed, &[standard])), "ok");
+        let required = |stack: String| Trust {
+            required: vec![stack.parse().unwrap()],
+            ..trusting(&[signer(7).key()])
+        };
+        let (this, other) = (signed.digest.to_hex(), Digest::of("other").to_hex());
+        for (stack, expected) in [
+            (this.clone(), "not required"),
+            (format!("{this}+{this}"), "ok"),
+            (format!("{this}+{other}"), "not required"),
+        ] {
+            let trust = required(stack);
+            assert_eq!(describe(trust.check(&signed, std::slice::from_ref(&signed))), expected);
         }
     }
 }
