@@ -23,6 +23,7 @@ mod policies;
 mod print;
 mod rules;
 mod serve;
+mod trust;
 mod watch;
 
 /// How a command ended, for whoever calls it from a script.

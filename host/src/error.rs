@@ -7,6 +7,7 @@
 //! | a key that has ended | 401 | `authentication_error` |
 //! | a good key that may not do this | 403 | `invalid_request_error` |
 //! | a person has not confirmed it | 403 | `invalid_request_error` |
+//! | a policy that the configuration does not allow | 403 | `invalid_request_error` |
 //! | the request is at fault | 400 (413 too large) | `invalid_request_error` |
 //! | no such endpoint or object | 404 | `invalid_request_error` |
 //! | a clash with the state of things | 409 | `invalid_request_error` |
@@ -38,6 +39,7 @@ use crate::{
     scrub::scrub,
     simulated::SimulatedError,
     storage::{Mode, StorageError},
+    trust::TrustError,
     vault::VaultError,
     verification::{self, ChallengeSent, VerificationError},
 };
@@ -105,6 +107,9 @@ pub enum ApiError {
     /// A component that is not fit to be a policy.
     #[error("{0}")]
     PolicyRefused(String),
+    /// A policy that the operator's configuration does not allow.
+    #[error(transparent)]
+    Untrusted(#[from] TrustError),
     /// Somebody else has changed it since it was read.
     #[error("'{id}' was changed meanwhile; read it again")]
     Changed {
@@ -309,6 +314,9 @@ impl From<&ApiError> for ErrorBody {
             ApiError::PolicyRefused(_) => {
                 plain(StatusCode::BAD_REQUEST, INVALID_REQUEST, Some("policy_refused"))
             }
+            ApiError::Untrusted(err) => {
+                plain(StatusCode::FORBIDDEN, INVALID_REQUEST, Some(untrusted_code(err)))
+            }
             ApiError::Changed { .. } => {
                 plain(StatusCode::CONFLICT, INVALID_REQUEST, Some("resource_changed"))
             }
@@ -432,6 +440,15 @@ fn verification_status(err: &VerificationError) -> (StatusCode, &'static str, &'
             (StatusCode::TOO_MANY_REQUESTS, INVALID_REQUEST, "verification_rate_limited")
         }
         E::Undelivered(_) => (StatusCode::SERVICE_UNAVAILABLE, API_ERROR, "unavailable"),
+    }
+}
+
+fn untrusted_code(err: &TrustError) -> &'static str {
+    match err {
+        TrustError::Unsigned { .. } => "signature_required",
+        TrustError::BadSignature { .. } => "signature_invalid",
+        TrustError::TooOld { .. } | TrustError::NotRequired { .. } => "policy_not_allowed",
+        TrustError::Stored(err) => untrusted_code(err),
     }
 }
 

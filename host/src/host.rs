@@ -23,6 +23,7 @@ use crate::{
     simulated::Simulated,
     storage::{AuditEntry, AuditFilter, Storage, StorageError, StorageResult},
     throttle::Throttle,
+    trust::Trust,
     upstream::{Upstream, UpstreamUrl},
     usage::UsageMarks,
     vault::Vault,
@@ -45,6 +46,8 @@ pub struct Parts {
     pub policy: Arc<ActivePolicy>,
     /// Whether that one stays in force, whatever storage says.
     pub is_policy_pinned: bool,
+    /// What is demanded of the policies that storage has.
+    pub trust: Trust,
     /// After failures for how many accounts the host goes back to what was in force
     /// before, by itself; `None`: it does not.
     pub fall_back_after: Option<u32>,
@@ -103,13 +106,14 @@ impl Host {
     /// # Errors
     ///
     /// If storage does not answer, or the policy that is in force by what it says
-    /// does not load.
+    /// does not load or is not to be trusted.
     pub async fn start(parts: Parts) -> Result<Arc<Self>, ApiError> {
         let Parts {
             storage,
             engine,
             policy,
             is_policy_pinned,
+            trust,
             fall_back_after,
             vault,
             audit_key,
@@ -156,6 +160,7 @@ impl Host {
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),
             is_pinned: is_policy_pinned,
+            trust,
             fall_back_after,
         })
         .await?;

@@ -13,9 +13,9 @@
 //!   [`storage`].
 //! - [`upstream`] or [`simulated`] serves what was let through; [`error`] says
 //!   what became of the rest; [`request_log`], [`usage`] and [`metrics`] note it.
-//! - [`policies`] keeps policies and puts them in force, tried by [`trial`]: for
-//!   everybody, for a [`share`], or as a [`shadow`]; `fallback` takes back what
-//!   fails. [`throttle`] says when somebody has to wait.
+//! - [`policies`] keeps policies and puts them in force, if [`trust`] allows it and
+//!   [`trial`] has tried them: for everybody, for a [`share`], or as a [`shadow`];
+//!   `fallback` takes back what fails. [`throttle`] says when somebody has to wait.
 //! - [`keys`] is all that can be done with keys, sealed by [`vault`]; [`audit`]
 //!   proves what was done; [`verification`] has a person confirm what is dangerous;
 //!   [`worker`] does what becomes due; [`api`] has the routes.
@@ -56,6 +56,7 @@ pub mod stack;
 pub mod storage;
 pub mod throttle;
 pub mod trial;
+pub mod trust;
 pub mod upstream;
 pub mod usage;
 pub mod vault;

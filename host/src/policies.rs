@@ -4,6 +4,8 @@
 //!
 //! - A policy is called by the SHA-256 of its bytes, so that what was tried is
 //!   what is put in force.
+//! - What [`Trust`] does not allow is neither kept nor put in force, and is not
+//!   parsed to find out: not even where it is stored.
 //! - A policy is tried before it is kept, and its bytes are read and it is tried
 //!   again before it is put in force. What fails at any step leaves what is in
 //!   force alone.
@@ -32,6 +34,7 @@ use crate::{
     secret::Digest,
     stack::Stack,
     storage::{Activation, Change, PolicyRecord, Storage},
+    trust::{PolicyKey, Trust, TrustError},
 };
 
 mod activation;
@@ -50,7 +53,7 @@ const MAX_TEXT_CHARS: usize = 100;
 const PUSHES_AT_ONCE: usize = 1;
 
 /// The largest revision: what every backend can store.
-const MAX_REVISION: u64 = i64::MAX.unsigned_abs();
+pub(crate) const MAX_REVISION: u64 = i64::MAX.unsigned_abs();
 
 /// Why a policy came back into force: somebody went back to it, or the host by
 /// itself. Rolling back again reads it.
@@ -69,6 +72,8 @@ pub struct PushPolicy {
     pub version: String,
     /// Goes up with every release.
     pub revision: u64,
+    /// What somebody vouches with for these bytes, this name and this revision.
+    pub signature: Option<[u8; 64]>,
     /// The component.
     pub bytes: Arc<[u8]>,
 }
@@ -110,6 +115,8 @@ pub struct Listed {
     pub state: State,
     /// What stands on it, where it is in force.
     pub overlays: Vec<Digest>,
+    /// Which of the keys that this host trusts has signed it.
+    pub signed_by: Option<PolicyKey>,
 }
 
 impl Listed {
@@ -130,6 +137,8 @@ impl Listed {
             "pushed": (record.pushed_at > 0).then(|| timestamp(record.pushed_at)),
             "pushed_by": record.pushed_by,
             "retired": record.retired_at.map(timestamp),
+            "signed": record.signature.is_some(),
+            "signed_by": self.signed_by.map(|key| key.to_string()),
         })
     }
 }
@@ -144,6 +153,7 @@ pub(crate) struct PoliciesParts {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
     pub(crate) is_pinned: bool,
+    pub(crate) trust: Trust,
     /// After failures for how many accounts the host goes back by itself.
     pub(crate) fall_back_after: Option<u32>,
 }
@@ -159,6 +169,7 @@ pub struct Policies {
     clock: Clock,
     /// Set where a file is in force, whatever storage says.
     is_pinned: bool,
+    trust: Trust,
     /// Held from reading what is in force until another is: the order of the
     /// rows is the order of the swaps. In it the highest revisions, once they were
     /// asked for: they are not searched for in all the rows each time, and a row
@@ -174,8 +185,8 @@ impl Policies {
     ///
     /// # Errors
     ///
-    /// If that cannot be loaded. There is no second choice: another policy would
-    /// be other rules.
+    /// If that cannot be loaded, or is not to be trusted. There is no second choice:
+    /// another policy would be other rules.
     pub(crate) async fn start(parts: PoliciesParts) -> Result<Arc<Self>, ApiError> {
         let PoliciesParts {
             storage,
@@ -186,6 +197,7 @@ impl Policies {
             metrics,
             clock,
             is_pinned,
+            trust,
             fall_back_after,
         } = parts;
         let policies = Arc::new(Self {
@@ -197,11 +209,25 @@ impl Policies {
             metrics,
             clock,
             is_pinned,
+            trust,
             activating: Mutex::default(),
             pushing: Semaphore::new(PUSHES_AT_ONCE),
         });
-        if !is_pinned && let Some(last) = policies.last().await? {
-            policies.put(&last).await?;
+        if !is_pinned {
+            let put = match policies.last().await? {
+                Some(last) => policies.put(&last).await,
+                // Nothing ever was: what the host was made with is in force.
+                None => {
+                    let stack = &policies.active.in_force().stable;
+                    let digests = stack.overlay_digests();
+                    let checked = policies.trust.check_stack(stack.policy().digest(), 0, &digests);
+                    checked.map_err(ApiError::from)
+                }
+            };
+            put.map_err(|err| match err {
+                ApiError::Untrusted(err) => TrustError::Stored(Box::new(err)).into(),
+                err => err,
+            })?;
         }
         if let Some(listener) = policies.active.take_listener() {
             let (active, metrics) = (Arc::clone(&policies.active), Arc::clone(&policies.metrics));
@@ -211,7 +237,8 @@ impl Policies {
     }
 
     /// Loads and tries a policy, and keeps it. It is not in force. One that is
-    /// there already is returned as it is.
+    /// there already is returned as it is, unless it has no good signature, and
+    /// one comes with it: then it has that, and is called as was signed.
     ///
     /// # Errors
     ///
@@ -225,10 +252,17 @@ impl Policies {
                 check_text("name", &wanted.name)?;
                 check_text("version", &wanted.version)?;
                 check_revision("revision", wanted.revision)?;
+                let PushPolicy { name, revision, signature, .. } = &wanted;
+                self.trust.check_signature(digest, name, *revision, signature.as_ref())?;
                 // Whoever pushes the same meanwhile waits here, and then finds it.
                 let _permit = self.pushing.acquire().await.ok();
                 if let Some(record) = self.kept(digest).await? {
-                    return Ok(self.listed(record));
+                    let is_standard = record.digest == standard().digest;
+                    let has_signature = self.trust.has_good_signature(&record);
+                    if wanted.signature.is_none() || has_signature || is_standard {
+                        return Ok(self.listed(record));
+                    }
+                    return self.sign_kept(ask, ACTION, record, wanted).await;
                 }
                 let policy = self.load(Arc::clone(&wanted.bytes)).await?;
                 let record = PolicyRecord {
@@ -240,7 +274,7 @@ impl Policies {
                     size_bytes: wanted.bytes.len() as u64,
                     pushed_at: self.clock.now(),
                     pushed_by: ask.actor.name().to_owned(),
-                    signature: None,
+                    signature: wanted.signature,
                     retired_at: None,
                 };
                 let after = json!({
@@ -248,6 +282,7 @@ impl Policies {
                     "version": record.version,
                     "revision": record.revision,
                     "size_bytes": record.size_bytes,
+                    "signed": record.signature.is_some(),
                 });
                 let entry = self.keys.entry(ask, ACTION, Some(&target), None, Some(after));
                 let listed = self.listed(record.clone());
@@ -261,6 +296,36 @@ impl Policies {
                 Ok(listed)
             })
             .await
+    }
+
+    /// Gives a policy that is there the signature that has come with the same
+    /// bytes, and with it what was signed. It was tried when it was pushed, and is
+    /// again before it is in force.
+    async fn sign_kept(
+        &self,
+        ask: &Ask,
+        action: &str,
+        before: PolicyRecord,
+        wanted: PushPolicy,
+    ) -> Result<Listed, ApiError> {
+        let PushPolicy { name, version, revision, signature, .. } = wanted;
+        let target = before.digest.to_hex();
+        let was = json!({ "revision": before.revision, "signed": before.signature.is_some() });
+        let is = json!({ "name": name, "version": version, "revision": revision, "signed": true });
+        let entry = self.keys.entry(ask, action, Some(&target), Some(was), Some(is));
+        let record = PolicyRecord { name, version, revision, signature, ..before };
+        let listed = self.listed(record.clone());
+        let change = Change {
+            signed_policies: vec![record],
+            audit: vec![entry],
+            reply: self.keys.kept(ask, 201, listed.to_json()),
+            ..Change::default()
+        };
+        // What it was called may be the highest revision that was in force.
+        let mut highest = self.activating.lock().await;
+        self.keys.commit(change).await?;
+        *highest = None;
+        Ok(listed)
     }
 
     /// Returns all policies, the newest first and the standard one last.
@@ -390,7 +455,7 @@ impl Policies {
             State::Active | State::Canary => in_force.stable.overlay_digests(),
             State::Overlay | State::Ready | State::Retired => Vec::new(),
         };
-        Listed { record, state, overlays }
+        Listed { signed_by: self.trust.signer_of(&record), record, state, overlays }
     }
 }
 
@@ -422,7 +487,8 @@ fn check_revision(param: &str, revision: u64) -> Result<(), ApiError> {
     Err(ApiError::Invalid { param: param.to_owned(), message })
 }
 
-fn check_text(param: &str, text: &str) -> Result<(), ApiError> {
+/// Checks a name or a version.
+pub(crate) fn check_text(param: &str, text: &str) -> Result<(), ApiError> {
     let fits = (1..=MAX_TEXT_CHARS).contains(&text.chars().count());
     if fits && text.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
         return Ok(());

@@ -348,6 +348,9 @@ pub struct Change {
     pub changed_keys: Vec<KeyRecord>,
     /// Policies to keep, with their bytes.
     pub new_policies: Vec<(PolicyRecord, Arc<[u8]>)>,
+    /// Policies that are there, each with the name, version, revision and signature
+    /// that it has from now on. What else there is of them stays.
+    pub signed_policies: Vec<PolicyRecord>,
     /// Policies that may not be put in force any more, and since when.
     pub retired_policies: Vec<(Digest, u64)>,
     /// What is in force from now on. Its number must be the next one.
@@ -560,7 +563,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Returns all policies, the newest first, without their bytes.
     async fn list_policies(&self) -> StorageResult<Vec<PolicyRecord>>;
 
-    /// Returns a policy with its bytes.
+    /// Returns a policy with its bytes, which are those that it is called after:
+    /// anything else is damaged.
     async fn find_policy(&self, digest: Digest)
     -> StorageResult<Option<(PolicyRecord, Arc<[u8]>)>>;
 

@@ -42,6 +42,7 @@ use wardkey::{
     server,
     share::Share,
     storage::SqliteStorage,
+    trust::Trust,
     vault::{KeyEncryptionKey, Vault},
     verification::{Delivery, Verifier},
 };
@@ -235,6 +236,7 @@ async fn serve(server: &str) {
                 policy: Arc::new(ActivePolicy::load(&engine, None).expect("the policy loads")),
                 engine: Arc::new(engine),
                 is_policy_pinned: false,
+                trust: Trust::default(),
                 fall_back_after: None,
                 vault: Vault::new(&KeyEncryptionKey::generate()),
                 audit_key: AuditKey::generate(),
@@ -274,6 +276,7 @@ async fn shadow(host: &Host, operator: &Ask, share: Share) {
         name: "bench".to_owned(),
         version: "1".to_owned(),
         revision: 1,
+        signature: None,
         bytes: bytes.into(),
     };
     let pushed = host.policies().push(operator, wanted).await.expect("it is a policy");

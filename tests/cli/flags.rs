@@ -21,6 +21,9 @@ const SERVE_FLAGS: &[(&str, &str)] = &[
     ("--policy", "WARDKEY_POLICY"),
     ("--watch", "WARDKEY_WATCH"),
     ("--fall-back", "WARDKEY_FALL_BACK"),
+    ("--policy-key", "WARDKEY_POLICY_KEY"),
+    ("--require-policy", "WARDKEY_REQUIRE_POLICY"),
+    ("--min-revision", "WARDKEY_MIN_REVISION"),
     ("--allow-unlisted", "WARDKEY_ALLOW_UNLISTED"),
     ("--max-failed-auth-per-minute", "WARDKEY_MAX_FAILED_AUTH_PER_MINUTE"),
     ("--brand", "WARDKEY_BRAND"),
@@ -120,11 +123,13 @@ fn help_mentions_every_flag() {
         (&["organizations"], vec!["create"]),
         (&["organizations", "create"], with(&["--name"])),
         (&["policies"], vec!["push", "list", "show", "status", "activate", "rollback", "retire"]),
-        (&["policies"], vec!["canary", "shadow"]),
+        (&["policies"], vec!["canary", "shadow", "keygen", "sign"]),
         (&["policies", "status"], with(&[])),
         (&["policies", "canary"], with(&["--percent", "--by", "--end"])),
         (&["policies", "shadow"], with(&["--percent", "--end"])),
-        (&["policies", "push"], with(&["--name", "--version", "--revision"])),
+        (&["policies", "keygen"], vec!["--out"]),
+        (&["policies", "sign"], vec!["--key", "--name", "--revision", "--out"]),
+        (&["policies", "push"], with(&["--name", "--version", "--revision", "--signature"])),
         (&["policies", "list"], with(&[])),
         (&["policies", "show"], with(&[])),
         (&["policies", "activate"], with(&["--overlay", "--no-overlays", "--min-revision"])),
@@ -152,6 +157,22 @@ fn help_mentions_every_flag() {
     assert_eq!(version.stdout, format!("wardkey {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+/// A revision that no host could store.
+const SIGN_TOO_HIGH: [&str; 9] = [
+    "policies",
+    "sign",
+    "a.wasm",
+    "--key",
+    "policy.key",
+    "--name",
+    "a",
+    "--revision",
+    "9223372036854775808",
+];
+
+/// What somebody writes who has no key yet.
+const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 #[test]
 fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
@@ -184,6 +205,17 @@ fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
         (&["accounts", "update", "acct_1"], "--organization"),
         (&["policies", "push"], "<FILE.wasm>"),
         (&["policies", "push", "a.wasm", "--name", "a", "--version", "1"], "--revision"),
+        (&["policies", "push", "a.wasm", "--revision", "1", "--version", "1"], "--name"),
+        (&["policies", "push", "a.wasm", "--signature", "a.wasm.sig"], "--version"),
+        (&["policies", "keygen"], "--out"),
+        (&["policies", "sign", "a.wasm", "--name", "a", "--revision", "1"], "--key"),
+        (&SIGN_TOO_HIGH, "--revision"),
+        (&["--policy-key", "policy.key"], "64 lower-case"),
+        (&["--policy-key", ZEROS], "anybody could sign"),
+        (&["--policy-key="], "--policy-key"),
+        (&["--require-policy", "standard"], "--require-policy"),
+        (&["--require-policy="], "--require-policy"),
+        (&["--min-revision=-1"], "--min-revision"),
         (&["policies", "activate"], "<DIGEST>"),
         (&["policies", "retire", ""], "<DIGEST>"),
         (&["backup"], "--to"),
@@ -259,6 +291,15 @@ fn every_flag_can_be_a_variable_and_the_flag_wins() {
     let mut policy = folder.command(&FREE_PORTS);
     policy.env("WARDKEY_POLICY", "missing.wasm");
     assert!(end(policy, "").stderr.contains("`missing.wasm`"));
+    // A variable that is there and says nothing is no wish to go without.
+    for variable in ["WARDKEY_POLICY_KEY", "WARDKEY_REQUIRE_POLICY", "WARDKEY_MIN_REVISION"] {
+        let mut serve = folder.command(&FREE_PORTS);
+        serve.env(variable, "");
+        let flag = variable.replace("WARDKEY_", "--").replace('_', "-").to_lowercase();
+        let ended = end(serve, "");
+        assert_eq!(ended.code, 2, "{variable}: {}", ended.stderr);
+        assert!(ended.stderr.contains(&flag), "{variable}: {}", ended.stderr);
+    }
 }
 
 #[test]

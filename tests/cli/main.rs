@@ -22,5 +22,6 @@ mod policies;
 mod program;
 mod records;
 mod rules;
+mod signed;
 mod start;
 mod stop;

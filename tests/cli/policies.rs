@@ -33,7 +33,7 @@ fn states(folder: &Folder) -> Vec<(String, String)> {
 }
 
 #[track_caller]
-fn check_states(folder: &Folder, expected: &[(&str, &str)]) {
+pub(crate) fn check_states(folder: &Folder, expected: &[(&str, &str)]) {
     let expected: Vec<(String, String)> =
         expected.iter().map(|(name, state)| ((*name).to_owned(), (*state).to_owned())).collect();
     assert_eq!(states(folder), expected);
@@ -42,7 +42,7 @@ fn check_states(folder: &Folder, expected: &[(&str, &str)]) {
 /// Runs a command that puts another policy in force, and compares the two that
 /// it names.
 #[track_caller]
-fn check_swap(folder: &Folder, args: &[&str], before: &str, in_force: &str) {
+pub(crate) fn check_swap(folder: &Folder, args: &[&str], before: &str, in_force: &str) {
     let ended = folder.run(&[&["policies"], args].concat());
     assert_eq!(ended.code, 0, "{args:?}: {ended:?}");
     let names: Vec<Vec<&str>> =
@@ -124,7 +124,7 @@ fn what_is_no_policy_is_not_kept() {
 }
 
 /// Returns what a key is answered at the gate.
-fn status(host: &Running, secret: &str) -> u16 {
+pub(crate) fn status(host: &Running, secret: &str) -> u16 {
     host.call("GET", "/v1/balance", secret).status
 }
 

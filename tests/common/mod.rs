@@ -42,6 +42,7 @@ use wardkey::{
     secret::Secret,
     server,
     storage::{KeyRecord, LogEntry, LogFilter, Mode, SqliteStorage, Storage},
+    trust::Trust,
     vault::{KeyEncryptionKey, Vault},
     verification::{Delivery, Verifier},
 };
@@ -66,6 +67,8 @@ pub type Wrap = Box<dyn FnOnce(Arc<dyn Storage>) -> Arc<dyn Storage>>;
 pub struct Options {
     /// The component to put in force.
     pub policy: Option<Vec<u8>>,
+    /// What is demanded of policies.
+    pub trust: Trust,
     /// The API behind the gate.
     pub upstream: Option<SocketAddr>,
     /// What the operator set for the gate.
@@ -86,6 +89,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             policy: None,
+            trust: Trust::default(),
             upstream: None,
             // Suites of bad input fail to authenticate by the thousand.
             gate: GateConfig { max_failed_auth_per_minute: 1_000_000, ..GateConfig::default() },
@@ -147,6 +151,7 @@ impl TestHost {
             engine: Arc::clone(engine()),
             policy,
             is_policy_pinned: options.policy.is_some(),
+            trust: options.trust,
             fall_back_after: options.fall_back_after,
             vault: Vault::new(&KeyEncryptionKey::generate()),
             audit_key: AuditKey::generate(),

@@ -22,6 +22,7 @@ mod failing;
 mod lossless;
 mod overlays;
 mod shadow;
+mod trust;
 mod versions;
 
 use std::{
@@ -40,6 +41,7 @@ use wardkey::{
     host::{Api, Host, Parts},
     secret::{Digest, Secret},
     storage::{AuditEntry, AuditFilter, Mode, Storage},
+    trust::Trust,
     vault::{KeyEncryptionKey, Vault},
     verification::{Delivery, Verifier},
 };
@@ -182,6 +184,11 @@ impl Place {
 
     /// Starts another host over what this one keeps, as after a restart.
     fn restarted(&self, policy: Option<&[u8]>) -> Result<Arc<Host>, ApiError> {
+        self.restarted_with(policy, Trust::default())
+    }
+
+    /// The same with other demands.
+    fn restarted_with(&self, policy: Option<&[u8]>, trust: Trust) -> Result<Arc<Host>, ApiError> {
         let clock = self.host.clock.clone();
         let storage: Arc<dyn Storage> = Arc::clone(&self.host.storage);
         self.host.block_on(Host::start(Parts {
@@ -189,6 +196,7 @@ impl Place {
             engine: Arc::clone(engine()),
             policy: Arc::new(ActivePolicy::load(engine(), policy).unwrap()),
             is_policy_pinned: policy.is_some(),
+            trust,
             fall_back_after: None,
             vault: Vault::new(&KeyEncryptionKey::generate()),
             audit_key: AuditKey::generate(),

@@ -31,6 +31,8 @@ fn a_policy_is_pushed_put_in_force_and_taken_back() {
             "pushed": "2030-01-01T00:00:00Z",
             "pushed_by": "operator",
             "retired": null,
+            "signed": false,
+            "signed_by": null,
         })
     );
     // It is kept, and nothing more.

@@ -17,14 +17,14 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tower::ServiceExt as _;
 
-use super::{Exit, HostArgs, person, print, serve};
+use super::{Exit, HostArgs, person, print, serve, trust::TrustArgs};
 use crate::{
     api::admin::AdminAccess,
     data_dir::{DataDir, DataDirError},
     gate::GateConfig,
     host::Api,
     keys::MAX_LIST,
-    verification::{Delivery, HEADER as VERIFICATION, VerificationConfig},
+    verification::{HEADER as VERIFICATION, VerificationConfig},
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -133,13 +133,15 @@ impl Operator {
             }
             Err(err) => return Err(err.into()),
         };
+        let Variables { verification, trust } = Variables::try_parse_from(["wardkey"])?;
         let settings = serve::Settings {
             policy: args.policy.as_deref(),
             fall_back_after: None,
+            trust: trust.trust(),
             gate: GateConfig { brand: args.brand.clone(), ..GateConfig::default() },
             api: Api::Simulated,
             log_retention_days: None,
-            delivery: delivery()?,
+            delivery: verification.delivery()?,
         };
         let (host, _) = serve::start_host(&data_dir, settings).await?;
         let router = host.admin_router(AdminAccess::Socket(Arc::clone(&data_dir)));
@@ -288,17 +290,15 @@ impl Operator {
     }
 }
 
-/// Returns how a host of our own delivers codes: as the variables of `serve` say.
-/// Flags would stand in the help of every command, for the few that need them
-/// and for when no host runs.
-fn delivery() -> Result<Delivery> {
-    /// What is set in the environment.
-    #[derive(clap::Parser)]
-    struct Variables {
-        #[command(flatten)]
-        verification: VerificationConfig,
-    }
-    Variables::try_parse_from(["wardkey"])?.verification.delivery()
+/// How a host of our own delivers codes, and which policies it runs: as the
+/// variables of `serve` say. Flags would stand in the help of every command, for
+/// the few that need them and for when no host runs.
+#[derive(clap::Parser)]
+struct Variables {
+    #[command(flatten)]
+    verification: VerificationConfig,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 /// A code that was sent to a person.

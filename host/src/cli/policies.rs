@@ -17,8 +17,10 @@ use super::{
 };
 use crate::engine::MAX_COMPONENT_BYTES;
 
+mod sign;
+
 /// What people are shown of a policy.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 13] = [
     "digest",
     "name",
     "version",
@@ -30,6 +32,8 @@ const FIELDS: [&str; 11] = [
     "pushed",
     "pushed_by",
     "retired",
+    "signed",
+    "signed_by",
 ];
 
 /// How much of a digest is shown in a list: enough to name the policy by.
@@ -37,21 +41,30 @@ const SHORT_DIGEST_CHARS: usize = 16;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum PoliciesCommand {
+    /// Makes a private key to sign policies with. Prints the public key, which
+    /// hosts are started with.
+    Keygen(sign::KeygenArgs),
+    /// Signs a component, for hosts that are started with --policy-key. Asks no
+    /// host.
+    Sign(sign::SignArgs),
     /// Loads and tries a policy, and keeps it. It is not in force by that.
     Push {
         /// The component.
         #[arg(value_name = "FILE.wasm")]
         file: PathBuf,
-        /// What to call it.
-        #[arg(long)]
-        name: String,
+        /// What to call it [default: what was signed].
+        #[arg(long, required_unless_present = "signature")]
+        name: Option<String>,
         /// Which version of that.
         #[arg(long)]
         version: String,
         /// A number that goes up with every release. To put a lower one in force
-        /// than was before is a rollback.
-        #[arg(long)]
-        revision: u64,
+        /// than was before is a rollback [default: what was signed].
+        #[arg(long, required_unless_present = "signature")]
+        revision: Option<u64>,
+        /// Its signature, as `wardkey policies sign` writes it.
+        #[arg(long, value_name = "FILE")]
+        signature: Option<PathBuf>,
         #[command(flatten)]
         host: HostArgs,
     },
@@ -146,12 +159,20 @@ pub(super) enum PoliciesCommand {
 
 pub(super) async fn run(command: PoliciesCommand) -> Result<Exit> {
     match command {
-        PoliciesCommand::Push { file, name, version, revision, host } => {
+        PoliciesCommand::Keygen(args) => sign::keygen(&args),
+        PoliciesCommand::Sign(args) => sign::sign(&args),
+        PoliciesCommand::Push { file, name, version, revision, signature, host } => {
             let bytes = read(&file)?;
+            let signed = match &signature {
+                Some(signature) => Some(sign::read_signature(signature, &bytes)?),
+                None => None,
+            };
+            let (name, revision) = sign::said(name, revision, signed.as_ref())?;
             let said = Filter::default()
-                .with("name", Some(name))
+                .with("name", name)
                 .with("version", Some(version))
-                .with("revision", Some(revision));
+                .with("revision", revision)
+                .with("signature", signed.map(|signed| signed.signature));
             let operator = Operator::connect(&host).await?;
             pushed(&host, operator.post_component(&said.of("/v2/policies"), bytes).await?)
         }

@@ -21,7 +21,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Exit, print};
+use super::{
+    Exit, print,
+    trust::{TrustArgs, read_signature},
+};
 use crate::{
     active_policy::ActivePolicy,
     api::{admin::AdminAccess, internal::InternalAccess},
@@ -35,6 +38,7 @@ use crate::{
     secret::{Brand, Digest},
     server,
     storage::{AuditFilter, KeyFilter, KeyRecord, Mode, SqliteStorage, Storage as _},
+    trust::Trust,
     upstream::UpstreamUrl,
     verification::{Delivery, VerificationConfig, Verifier},
 };
@@ -116,6 +120,8 @@ pub(super) struct ServeArgs {
     /// whoever writes rules; one that is not good leaves the one in force.
     #[arg(long, env = "WARDKEY_WATCH", value_parser = BoolishValueParser::new())]
     watch: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Goes back to the policy that was in force before, by itself, when the one in
     /// force fails requests with keys of at least that many accounts [default: it
     /// only raises an alarm].
@@ -186,8 +192,10 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         allow_unlisted: args.allow_unlisted,
         max_failed_auth_per_minute: args.max_failed_auth_per_minute,
     };
+    let trust = args.trust.trust();
     let settings = Settings {
         policy: args.policy.as_deref(),
+        trust: trust.clone(),
         fall_back_after: args.fall_back,
         gate,
         api: args.upstream.clone().map_or(Api::Simulated, Api::Upstream),
@@ -227,7 +235,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     host.start_worker();
     if let (Some(file), true) = (&args.policy, args.watch) {
         // Until the program ends.
-        tokio::spawn(super::watch::watch(Arc::clone(&host), engine, file.clone()));
+        tokio::spawn(super::watch::watch(Arc::clone(&host), engine, trust, file.clone()));
     }
     let told = welcome(&args, &host, &data_dir, address, admin_at, internal_at, is_new).await;
     if let Err(err) = told {
@@ -372,6 +380,8 @@ async fn count_active_keys(host: &Host) -> Result<usize> {
 pub(super) struct Settings<'a> {
     /// `None`: what storage says is in force.
     pub(super) policy: Option<&'a Path>,
+    /// What is demanded of that, and of what is stored.
+    pub(super) trust: Trust,
     pub(super) fall_back_after: Option<u32>,
     pub(super) gate: GateConfig,
     pub(super) api: Api,
@@ -386,11 +396,17 @@ pub(super) async fn start_host(
     data_dir: &Arc<DataDir>,
     settings: Settings<'_>,
 ) -> Result<(Arc<Host>, Arc<Engine>)> {
-    let Settings { policy, fall_back_after, gate, api, log_retention_days, delivery } = settings;
+    let Settings { policy, trust, fall_back_after, gate, api, log_retention_days, delivery } =
+        settings;
     let bytes = match policy {
         Some(path) => {
             let name = || format!("reading the policy `{}`", path.display());
-            Some(std::fs::read(path).with_context(name)?)
+            let bytes = std::fs::read(path).with_context(name)?;
+            // Before it is parsed.
+            read_signature(&trust, path)
+                .and_then(|signed| Ok(trust.check_file(Digest::of_bytes(&bytes), signed.as_ref())?))
+                .with_context(|| format!("the policy `{}` was refused", path.display()))?;
+            Some(bytes)
         }
         None => None,
     };
@@ -420,6 +436,7 @@ pub(super) async fn start_host(
         engine: Arc::clone(&engine),
         policy: Arc::new(policy),
         is_policy_pinned,
+        trust,
         fall_back_after,
         vault,
         audit_key,

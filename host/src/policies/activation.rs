@@ -139,10 +139,21 @@ impl Policies {
                         let overlays = self.records(&stored.overlays).await?;
                         (self.named(name).await?.record, overlays)
                     }
-                    None if self.last().await?.is_some_and(|last| last.canary.is_some()) => {
-                        self.stack_records(&stored).await?
+                    None => {
+                        let has_canary =
+                            self.last().await?.is_some_and(|last| last.canary.is_some());
+                        // Else not even read: what is in force may be what is damaged.
+                        let stable = match has_canary {
+                            true => Some(self.stack_records(&stored).await?),
+                            false => None,
+                        };
+                        match stable
+                            .filter(|(policy, overlays)| self.trust.check(policy, overlays).is_ok())
+                        {
+                            Some(stable) => stable,
+                            None => self.way_back(0).await?.remove(0),
+                        }
                     }
-                    None => self.way_back(0).await?.remove(0),
                 };
                 let wanted = Wanted {
                     policy,
@@ -194,7 +205,8 @@ impl Policies {
                     breach: None,
                 };
                 let stable = self.put_in_force(ask, wanted, &mut highest).await?;
-                Ok(Listed { record: canary, state: State::Canary, ..stable })
+                let signed_by = self.trust.signer_of(&canary);
+                Ok(Listed { record: canary, state: State::Canary, signed_by, ..stable })
             })
             .await
     }
@@ -270,7 +282,9 @@ impl Policies {
                     return Ok(());
                 }
                 // The one before that may be better.
-                Err(err @ ApiError::PolicyRefused(_)) => refused = Some(err),
+                Err(err @ (ApiError::PolicyRefused(_) | ApiError::Untrusted(_))) => {
+                    refused = Some(err);
+                }
                 Err(err) => return Err(err),
             }
         }
@@ -340,10 +354,12 @@ impl Policies {
         );
         let state = if self.is_pinned { State::Ready } else { State::Active };
         let overlays = wanted.stack().overlays;
-        let listed = Listed { record: wanted.policy.clone(), state, overlays };
+        let signed_by = self.trust.signer_of(&wanted.policy);
+        let listed = Listed { record: wanted.policy.clone(), state, overlays, signed_by };
         let answer = match &wanted.canary {
             Some((canary, ..)) => {
-                Listed { record: canary.clone(), state: State::Canary, ..listed.clone() }.to_json()
+                let (record, signed_by) = (canary.clone(), self.trust.signer_of(canary));
+                Listed { record, state: State::Canary, signed_by, ..listed.clone() }.to_json()
             }
             None => listed.to_json(),
         };
@@ -379,6 +395,7 @@ impl Policies {
         stack: &StackDigests,
         canary: Option<(Digest, Share, CanaryBy)>,
     ) -> Result<(Stored, Compiled), ApiError> {
+        self.check_trust(stack, canary.map(|(digest, ..)| digest)).await?;
         let (stored, policy) = self.compiled_policy(stack.policy).await?;
         let mut stored = Stored { policy: stored, canary: None };
         let mut overlays = Vec::new();
@@ -396,12 +413,33 @@ impl Policies {
         Ok((stored, Compiled { policy, overlays, canary }))
     }
 
+    /// Refuses what the configuration does not allow, whatever is stored, before any
+    /// of it is parsed.
+    async fn check_trust(
+        &self,
+        stack: &StackDigests,
+        canary: Option<Digest>,
+    ) -> Result<(), ApiError> {
+        let (policy, overlays) = self.stack_records(stack).await?;
+        let canary = self.records(canary.as_slice()).await?;
+        for policy in std::iter::once(&policy).chain(&canary) {
+            self.trust.check(policy, &overlays)?;
+        }
+        Ok(())
+    }
+
+    /// Compiles and tries a policy that is to decide, or to be compared. Also returns
+    /// by what an activation names it.
     pub(super) async fn compiled_policy(
         &self,
         digest: Digest,
     ) -> Result<(Option<Digest>, Arc<Policy>), ApiError> {
         match self.storage.find_policy(digest).await? {
-            Some((_, bytes)) => Ok((Some(digest), self.load(bytes).await?)),
+            Some((record, bytes)) => {
+                // Whatever was checked before: nothing that is stored is parsed without.
+                self.trust.check_stored(&record)?;
+                Ok((Some(digest), self.load(bytes).await?))
+            }
             None if digest == standard().digest => {
                 Ok((None, tried(self.active.standard(), self.clock.now()).await?))
             }
@@ -441,7 +479,7 @@ impl Policies {
     }
 
     /// Returns the stacks before what is in force, the nearest first, without those
-    /// that cannot be put in force any more or have a revision below `floor`.
+    /// that may not be put in force any more or have a revision below `floor`.
     async fn way_back(
         &self,
         floor: u64,
@@ -449,15 +487,22 @@ impl Policies {
         // All of them: the same one may have been put in force many times.
         let activations = self.storage.list_activations(usize::MAX).await?;
         let mut ways = Vec::new();
+        let mut refused = None;
         for stack in ways_back(&activations) {
             let (policy, overlays) = self.stack_records(&stack).await?;
             let is_retired = |record: &PolicyRecord| record.retired_at.is_some();
-            if policy.revision >= floor && !is_retired(&policy) && !overlays.iter().any(is_retired)
-            {
-                ways.push((policy, overlays));
+            if policy.revision < floor || is_retired(&policy) || overlays.iter().any(is_retired) {
+                continue;
+            }
+            match self.trust.check(&policy, &overlays) {
+                Ok(()) => ways.push((policy, overlays)),
+                Err(err) => refused = refused.or(Some(err)),
             }
         }
-        if ways.is_empty() { Err(no_way_back()) } else { Ok(ways) }
+        match ways.is_empty() {
+            true => Err(refused.map_or_else(no_way_back, ApiError::from)),
+            false => Ok(ways),
+        }
     }
 
     pub(super) async fn stack_records(

@@ -21,7 +21,7 @@ impl Policies {
     ///
     /// # Errors
     ///
-    /// If it is in force, retired, or fails.
+    /// If it is in force, retired, not to be trusted, or fails.
     pub async fn shadow(&self, ask: &Ask, name: &str, share: Share) -> Result<Value, ApiError> {
         const ACTION: &str = "policy.shadow";
         self.keys

@@ -52,6 +52,7 @@ macro_rules! storage_contract {
             of_concurrent_activations_one_wins,
             only_a_policy_that_is_there_and_not_retired_is_put_in_force,
             a_policy_is_retired_once,
+            a_policy_that_is_signed_later_keeps_the_rest,
         }
     };
     ($empty:path: $($promise:ident,)*) => {$(
@@ -1250,4 +1251,38 @@ pub(crate) async fn a_policy_is_retired_once(storage: Shared) {
         assert_eq!(found, Some((retired.clone(), Arc::clone(&one.1))));
     }
     assert_changed(retire(&*storage, digest(1), 9).await, &digest(1).to_hex());
+}
+
+pub(crate) async fn a_policy_that_is_signed_later_keeps_the_rest(storage: Shared) {
+    let (record, bytes) = policy(b"one");
+    let unsigned = PolicyRecord { signature: None, revision: 3, ..record };
+    let new_policies = vec![(unsigned.clone(), Arc::clone(&bytes))];
+    commit(&*storage, Change { new_policies, ..Change::default() }).await.unwrap();
+    push(&*storage, b"two").await.unwrap();
+    retire(&*storage, unsigned.digest, 9).await.unwrap();
+    let signed = PolicyRecord {
+        name: "signed".to_owned(),
+        version: "2".to_owned(),
+        revision: 2,
+        signature: Some([0x5F; 64]),
+        ..unsigned.clone()
+    };
+    // What is not signed is not taken from there.
+    let signed_policies = vec![PolicyRecord {
+        interfaces: "other".to_owned(),
+        size_bytes: 1,
+        pushed_at: 77,
+        pushed_by: "somebody".to_owned(),
+        ..signed.clone()
+    }];
+    commit(&*storage, Change { signed_policies, ..Change::default() }).await.unwrap();
+    let expected = PolicyRecord { retired_at: Some(9), ..signed.clone() };
+    assert_eq!(storage.list_policies().await.unwrap(), [policy(b"two").0, expected.clone()]);
+    let found = storage.find_policy(unsigned.digest).await.unwrap();
+    assert_eq!(found, Some((expected, bytes)));
+
+    let missing = PolicyRecord { digest: digest(1), ..signed };
+    let id = missing.digest.to_hex();
+    let change = Change { signed_policies: vec![missing], ..Change::default() };
+    assert_changed(commit(&*storage, change).await, &id);
 }

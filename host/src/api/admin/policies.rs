@@ -20,6 +20,7 @@ use crate::{
     host::Host,
     policies::{Activate, Listed, PushPolicy},
     share::{CanaryBy, Share},
+    trust::{MalformedSignature, PolicySignature},
 };
 
 #[derive(Deserialize)]
@@ -28,6 +29,8 @@ pub(super) struct Push {
     name: String,
     version: String,
     revision: u64,
+    #[serde(default)]
+    signature: Option<String>,
 }
 
 /// The body is the component itself.
@@ -38,8 +41,13 @@ pub(super) async fn push(
     body: Bytes,
 ) -> Result<Response, ApiError> {
     to_its_end(async move {
-        let Push { name, version, revision } = asked;
-        let wanted = PushPolicy { name, version, revision, bytes: (&*body).into() };
+        let Push { name, version, revision, signature } = asked;
+        let signature: Option<PolicySignature> =
+            signature.map(|text| text.parse()).transpose().map_err(|err: MalformedSignature| {
+                ApiError::Invalid { param: "signature".to_owned(), message: err.to_string() }
+            })?;
+        let signature = signature.map(|signature| *signature.as_bytes());
+        let wanted = PushPolicy { name, version, revision, signature, bytes: (&*body).into() };
         let listed = host.policies.push(&ask, wanted).await?;
         Ok((StatusCode::CREATED, axum::Json(listed.to_json())).into_response())
     })

@@ -43,6 +43,9 @@ pub(super) fn commit(
     for (policy, bytes) in &change.new_policies {
         policies::add(transaction, policy, bytes)?;
     }
+    for policy in &change.signed_policies {
+        policies::sign(transaction, policy)?;
+    }
     for &(digest, at) in &change.retired_policies {
         policies::retire(transaction, digest, at)?;
     }

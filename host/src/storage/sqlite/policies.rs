@@ -55,6 +55,26 @@ fn is_primary_key(err: &(dyn std::error::Error + 'static)) -> bool {
     err.is_some_and(|err| err.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY)
 }
 
+/// Notes what somebody has signed of a policy that is there.
+pub(super) fn sign(transaction: &Transaction<'_>, policy: &PolicyRecord) -> StorageResult<()> {
+    let changed = transaction
+        .prepare_cached(
+            "UPDATE policies SET name = ?2, version = ?3, revision = ?4, signature = ?5 \
+             WHERE digest = ?1",
+        )?
+        .execute(params![
+            digest_to_sql(policy.digest),
+            policy.name,
+            policy.version,
+            to_sql_int(policy.revision),
+            policy.signature,
+        ])?;
+    match changed {
+        0 => Err(StorageError::Changed { id: policy.digest.to_hex() }),
+        _ => Ok(()),
+    }
+}
+
 /// Notes that a policy may not be put in force any more. One that was retired
 /// before stays so since then.
 pub(super) fn retire(transaction: &Transaction<'_>, digest: Digest, at: u64) -> StorageResult<()> {
