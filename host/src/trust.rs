@@ -82,7 +82,8 @@ pub struct Trust {
     /// Whose signature a policy needs: that of one of these, so that a new key can
     /// be there before the old one goes. None: policies need no signature.
     pub keys: Vec<PolicyKey>,
-    /// The lowest revision that may be put in force, also by a rollback.
+    /// The lowest revision of a policy that may be put in force, also by a rollback.
+    /// It is not that of the overlays on it.
     pub min_revision: u64,
     /// What may be in force. None: anything.
     pub required: Vec<RequiredStack>,

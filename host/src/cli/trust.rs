@@ -25,9 +25,9 @@ pub(super) struct TrustArgs {
         value_delimiter = ','
     )]
     require_policy: Vec<RequiredStack>,
-    /// The lowest revision that may be in force, also by a rollback; that of the
-    /// standard policy is 0. A file of --policy has a revision only where policies
-    /// are signed.
+    /// The lowest revision of a policy that may be in force, also by a rollback; that
+    /// of the standard policy is 0, and overlays have none to keep to. A file of
+    /// --policy has a revision only where policies are signed.
     #[arg(long, env = "WARDKEY_MIN_REVISION", value_name = "N", default_value_t = 0)]
     min_revision: u64,
 }
