@@ -237,8 +237,9 @@ impl Policies {
     }
 
     /// Loads and tries a policy, and keeps it. It is not in force. One that is
-    /// there already is returned as it is, unless it has no good signature, and
-    /// one comes with it: then it has that, and is called as was signed.
+    /// there already is returned as it is, unless it has no good signature and one
+    /// comes with it, or one with another key: then it has that, and is called as
+    /// was signed.
     ///
     /// # Errors
     ///
@@ -258,8 +259,10 @@ impl Policies {
                 let _permit = self.pushing.acquire().await.ok();
                 if let Some(record) = self.kept(digest).await? {
                     let is_standard = record.digest == standard().digest;
-                    let has_signature = self.trust.has_good_signature(&record);
-                    if wanted.signature.is_none() || has_signature || is_standard {
+                    let is_better = signature.as_ref().is_some_and(|signature| {
+                        self.trust.is_better(&record, name, *revision, signature)
+                    });
+                    if is_standard || !is_better {
                         return Ok(self.listed(record));
                     }
                     return self.sign_kept(ask, ACTION, record, wanted).await;

@@ -253,12 +253,23 @@ impl Trust {
         }
     }
 
-    /// Tells whether a stored policy has a signature, and, where there are keys, a
-    /// good one.
-    pub fn has_good_signature(&self, record: &PolicyRecord) -> bool {
-        match self.keys.is_empty() {
-            true => record.signature.is_some(),
-            false => self.signer_of(record).is_some(),
+    /// Tells whether a policy that is kept gets the signature that has come for it
+    /// now, which is good: where it has no good one, and where the same was signed
+    /// with another key, as when keys are replaced. Without keys, no signature is
+    /// better than another.
+    pub fn is_better(
+        &self,
+        kept: &PolicyRecord,
+        name: &str,
+        revision: u64,
+        signature: &[u8; SIGNATURE_BYTES],
+    ) -> bool {
+        match self.signer_of(kept) {
+            Some(_) => {
+                let is_same = kept.name == name && kept.revision == revision;
+                is_same && kept.signature.as_ref() != Some(signature)
+            }
+            None => !self.keys.is_empty() || kept.signature.is_none(),
         }
     }
 

@@ -153,6 +153,34 @@ fn what_is_signed_is_put_in_force_and_comes_back() {
     place.restarted_with(None, trusting(&[them.key()])).unwrap();
 }
 
+#[test]
+fn a_key_is_replaced_without_a_gap() {
+    let (old, new) = (PolicySigner::generate(), PolicySigner::generate());
+    let place = Place::start_trusting(&[old.key(), new.key()]);
+    let one = honest(ONE);
+    place.pushed_signed(&sign(&old, &one, 7), &one);
+    assert_eq!(place.activate(&digest(&one)).status, 200);
+    let signed_by = |signed: &Signed| {
+        let answer = place.push_as(&query_of(signed), &one);
+        assert_eq!((answer.status, &answer.json()["revision"]), (201, &json!(7)), "{answer:?}");
+        answer.json()["signed_by"].as_str().unwrap().to_owned()
+    };
+    // Signed as something else, it would be another than is in force.
+    assert_eq!(signed_by(&sign(&new, &one, 8)), old.key().to_string());
+    let renamed = new.sign(Digest::of_bytes(&one), "other", 7);
+    assert_eq!(signed_by(&renamed), old.key().to_string());
+    place.does_not_start(None, trusting(&[new.key()]), "signature_invalid", "`--policy-key`");
+
+    assert_eq!(signed_by(&sign(&new, &one, 7)), new.key().to_string());
+    let told = place.audit().len();
+    assert_eq!(signed_by(&sign(&new, &one, 7)), new.key().to_string());
+    assert_eq!(place.audit().len(), told, "nothing was changed");
+    let host = place.restarted_with(None, trusting(&[new.key()])).unwrap();
+    assert_eq!(host.policy().get().digest(), Digest::of_bytes(&one));
+    place.does_not_start(None, trusting(&[old.key()]), "signature_invalid", "`--policy-key`");
+    place.in_force(&one, Some(ONE));
+}
+
 /// How a host that has policies already begins to demand signatures: its database
 /// does not change by that, and the digest is what a policy is called.
 #[test]
