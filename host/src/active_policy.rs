@@ -7,7 +7,7 @@
 //! - Overlays and canaries decide about requests only. The life of keys and the
 //!   catalogue are the policy's that everybody else is decided by.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
@@ -22,7 +22,8 @@ use crate::{
             },
         },
     },
-    fallback::{self, Bell, Listener},
+    fallback::Bell,
+    shadow::Shadow,
     stack::{InForce, Stack},
 };
 
@@ -38,8 +39,6 @@ pub struct ActivePolicy {
     /// a small policy stays small.
     standard: Arc<Policy>,
     bell: Bell,
-    /// Taken by who hears the bell.
-    listener: Mutex<Option<Listener>>,
 }
 
 impl ActivePolicy {
@@ -55,12 +54,10 @@ impl ActivePolicy {
             None => Arc::clone(&standard),
         };
         let stable = Arc::new(Stack::new(active, Vec::new()));
-        let (bell, listener) = fallback::bell();
         Ok(Self {
             slot: ArcSwap::from_pointee(InForce::new(stable)),
             standard,
-            bell,
-            listener: Mutex::new(Some(listener)),
+            bell: Bell::default(),
         })
     }
 
@@ -80,14 +77,16 @@ impl ActivePolicy {
         Arc::clone(&self.standard)
     }
 
-    /// Puts `next` in force, alone, and returns the policy it replaced.
+    /// Puts `next` in force for everybody, without overlays, and returns the policy
+    /// it replaced. Nothing of it is stored: a host's policies are put in force by
+    /// [`Policies`](crate::policies::Policies).
     pub fn activate(&self, next: Arc<Policy>) -> Arc<Policy> {
         let before = self.put(InForce::new(Arc::new(Stack::new(next, Vec::new()))));
         Arc::clone(before.stable.policy())
     }
 
     /// Puts `next` in force and returns what it replaced.
-    pub fn put(&self, next: InForce) -> Arc<InForce> {
+    pub(crate) fn put(&self, next: InForce) -> Arc<InForce> {
         self.slot.swap(Arc::new(next))
     }
 
@@ -98,14 +97,15 @@ impl ActivePolicy {
         std::iter::once(&in_force.stable).chain(canary).any(|one| Arc::ptr_eq(one, stack))
     }
 
+    /// Puts a shadow beside whatever is in force, or takes it away.
+    pub(crate) fn put_shadow(&self, shadow: Option<Arc<Shadow>>) {
+        // As one step: what is in force may be replaced meanwhile.
+        self.slot.rcu(|in_force| InForce { shadow: shadow.clone(), ..InForce::clone(in_force) });
+    }
+
     /// Returns where it is told that a policy fails.
     pub(crate) fn bell(&self) -> &Bell {
         &self.bell
-    }
-
-    /// Returns what hears that, the first time.
-    pub(crate) fn take_listener(&self) -> Option<Listener> {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Asks which keys a new account gets.

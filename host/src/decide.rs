@@ -12,7 +12,7 @@ use crate::{
     active_policy::ActivePolicy,
     cache::Cache,
     engine::{
-        EngineError, Run,
+        EngineError, Policy, Run,
         contract::{
             Credential, Decision, Key, Request,
             explain::{Explanation, Step},
@@ -21,7 +21,7 @@ use crate::{
     facts::{Facts, MAX_IDS, Unread},
     secret::Digest,
     stack::{InForce, Stack},
-    storage::StorageError,
+    storage::{Storage, StorageError},
 };
 
 /// How often a policy may run for one decision. The standard policy asks for all
@@ -33,26 +33,61 @@ pub const MAX_RUNS: usize = 3;
 /// let through.
 #[derive(Debug, thiserror::Error)]
 pub enum DecideError {
-    /// The policy failed.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+    /// A policy failed.
+    #[error("the policy {} failed", policy.to_hex())]
+    Engine {
+        /// Which one.
+        policy: Digest,
+        /// How.
+        source: EngineError,
+    },
     /// Storage did not answer.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The policy still lacked something after [`MAX_RUNS`] runs, or asked for
-    /// more than [`MAX_IDS`] ids.
-    #[error("the policy asked for more than it may")]
-    Insatiable,
+    /// A policy still lacked something after [`MAX_RUNS`] runs, or asked for more
+    /// than [`MAX_IDS`] ids.
+    #[error("the policy {} asked for more than it may", policy.to_hex())]
+    Insatiable {
+        /// Which one.
+        policy: Digest,
+    },
 }
 
 impl DecideError {
-    /// Tells whether it is the policy's fault, and not that of storage or of a
-    /// busy machine.
-    fn is_of_policy(&self) -> bool {
+    /// Returns which policy has not decided; `None`: storage did not answer.
+    pub fn policy(&self) -> Option<Digest> {
         match self {
-            Self::Insatiable => true,
-            Self::Engine(err) => !matches!(err, EngineError::Missing(_) | EngineError::Starved),
-            Self::Storage(_) => false,
+            Self::Engine { policy, .. } | Self::Insatiable { policy } => Some(*policy),
+            Self::Storage(_) => None,
+        }
+    }
+
+    /// Returns which policy is at fault: not where storage or a busy machine is.
+    fn guilty(&self) -> Option<Digest> {
+        match self {
+            Self::Insatiable { policy } => Some(*policy),
+            Self::Engine { policy, source } => match source {
+                EngineError::OutOfTime | EngineError::Trapped(_) | EngineError::Garbage(_) => {
+                    Some(*policy)
+                }
+                EngineError::Missing(_) | EngineError::Starved => None,
+            },
+            Self::Storage(_) => None,
+        }
+    }
+
+    /// Returns the word for it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Engine { source, .. } => match source {
+                EngineError::OutOfTime => "out_of_time",
+                EngineError::Starved => "starved",
+                EngineError::Trapped(_) => "trapped",
+                EngineError::Garbage(_) => "garbage",
+                EngineError::Missing(_) => "missing",
+            },
+            Self::Insatiable { .. } => "insatiable",
+            Self::Storage(_) => "storage",
         }
     }
 }
@@ -106,7 +141,7 @@ pub struct Decider {
 }
 
 /// A request that is being decided about.
-struct Case {
+struct Opened {
     facts: Facts,
     key: Option<Arc<Key>>,
     by: By,
@@ -125,21 +160,32 @@ impl Decider {
     ///
     /// If there is no decision.
     pub async fn decide(&self, request: &Request<'_>) -> Result<Decided<Decision>, DecideError> {
-        let mut case = self.open(request).await?;
-        let key = case.key.as_deref();
-        let kept = Kept::By(&self.cache);
-        let decided = decide_by(case.by.stack(), request, &mut case.facts, key, kept).await;
-        let (answer, asked) = self.noted(request, &case, decided)?;
-        case.by.asked = asked;
-        case.by.stack().health.decided(matches!(answer, Decision::Allow(_)));
-        let took_us = micros_since(case.start);
-        if let Some(shadow) = &case.by.in_force.shadow
-            && !case.by.is_canary
+        let Opened { mut facts, key, mut by, start } = self.open(request).await?;
+        let stack = by.stack();
+        let known = Reads::Kept(&self.cache);
+        let decided = decide_by(stack, request, &mut facts, key.as_deref(), known).await;
+        let outcome = match &decided {
+            Ok((decision, _)) => {
+                stack.health.decided(matches!(decision, Decision::Allow(_)));
+                Some(Ok(decision))
+            }
+            Err(err) => err.guilty().map(|policy| {
+                if stack.health.failed(policy, key.as_deref(), request.now) {
+                    self.active.bell().ring();
+                }
+                Err(err.name())
+            }),
+        };
+        let took_us = micros_since(start);
+        if let (Some(shadow), Some(outcome)) = (&by.in_force.shadow, outcome)
+            && !by.is_canary
             && shadow.wants()
         {
-            shadow.take(request, case.facts, case.key.clone(), &answer);
+            shadow.take(request, facts, key.clone(), outcome);
         }
-        Ok(Decided { answer, by: case.by, key: case.key, took_us })
+        let (answer, asked) = decided?;
+        by.asked = asked;
+        Ok(Decided { answer, by, key, took_us })
     }
 
     /// Decides about a request, and says which rules were asked.
@@ -151,18 +197,18 @@ impl Decider {
         &self,
         request: &Request<'_>,
     ) -> Result<Decided<Explanation>, DecideError> {
-        let mut case = self.open(request).await?;
-        let key = case.key.as_deref();
-        let kept = Kept::By(&self.cache);
-        let explained = explain_by(case.by.stack(), request, &mut case.facts, key, kept).await;
-        let (answer, asked) = self.noted(request, &case, explained)?;
-        case.by.asked = asked;
-        let took_us = micros_since(case.start);
-        Ok(Decided { answer, by: case.by, key: case.key, took_us })
+        let Opened { mut facts, key, mut by, start } = self.open(request).await?;
+        let known = Reads::Kept(&self.cache);
+        // What fails here has failed no request: it is not counted.
+        let (answer, asked) =
+            explain_by(by.stack(), request, &mut facts, key.as_deref(), known).await?;
+        by.asked = asked;
+        let took_us = micros_since(start);
+        Ok(Decided { answer, by, key, took_us })
     }
 
     /// Reads the presented key, and chooses what decides.
-    async fn open(&self, request: &Request<'_>) -> Result<Case, DecideError> {
+    async fn open(&self, request: &Request<'_>) -> Result<Opened, DecideError> {
         let start = Instant::now();
         let in_force = self.active.in_force();
         let mut facts = Facts::default();
@@ -177,26 +223,7 @@ impl Decider {
             facts.add_key(digest, key.clone());
         }
         let (_, is_canary) = in_force.stack_for(key.as_deref());
-        Ok(Case { facts, key, by: By { in_force, is_canary, asked: 0 }, start })
-    }
-
-    /// Counts a failure of the policy, and raises an alarm if there are too many.
-    fn noted<T>(
-        &self,
-        request: &Request<'_>,
-        case: &Case,
-        decided: Result<T, DecideError>,
-    ) -> Result<T, DecideError> {
-        if let Err(err) = &decided
-            && err.is_of_policy()
-        {
-            let stack = case.by.stack();
-            let owner = case.key.as_ref().map(|key| key.account.as_str());
-            if let Some(breach) = stack.health.failed(owner, request.now) {
-                self.active.bell().ring(stack, breach);
-            }
-        }
-        decided
+        Ok(Opened { facts, key, by: By { in_force, is_canary, asked: 0 }, start })
     }
 }
 
@@ -207,7 +234,7 @@ fn micros_since(start: Instant) -> u32 {
 /// Decides by a stack: its policy, and then, as long as nobody refuses, one
 /// overlay after the other. Also returns how many overlays were asked.
 ///
-/// `kept` has what a run has lacked; `key` is the one that the
+/// `reads` has what a run has lacked; `key` is the one that the
 /// presented secret belongs to.
 ///
 /// # Errors
@@ -218,15 +245,15 @@ pub(crate) async fn decide_by(
     request: &Request<'_>,
     facts: &mut Facts,
     key: Option<&Key>,
-    kept: Kept<'_>,
+    reads: Reads<'_>,
 ) -> Result<(Decision, usize), DecideError> {
     let policy = stack.policy();
-    let decision = run(facts, |facts| policy.authorize(request, facts), kept).await?;
-    check(&decision, key)?;
+    let decision = run(policy, facts, |facts| policy.authorize(request, facts), reads).await?;
+    checked(policy, &decision, key)?;
     match decision {
         Decision::Allow(_) if !stack.overlays().is_empty() => {
             // Boxed: few hosts have any.
-            Box::pin(narrowed(stack, decision, request, facts, key, kept)).await
+            Box::pin(narrowed(stack, decision, request, facts, key, reads)).await
         }
         decision => Ok((decision, 0)),
     }
@@ -239,12 +266,12 @@ async fn narrowed(
     request: &Request<'_>,
     facts: &mut Facts,
     key: Option<&Key>,
-    kept: Kept<'_>,
+    reads: Reads<'_>,
 ) -> Result<(Decision, usize), DecideError> {
     let overlays = stack.overlays();
     for (place, overlay) in overlays.iter().enumerate() {
-        let said = run(facts, |facts| overlay.authorize(request, facts), kept).await?;
-        check(&said, key)?;
+        let said = run(overlay, facts, |facts| overlay.authorize(request, facts), reads).await?;
+        checked(overlay, &said, key)?;
         match (said, &mut decision) {
             // What it grants is the policy's to say. Its sentences for the caller
             // are passed on.
@@ -267,16 +294,16 @@ async fn explain_by(
     request: &Request<'_>,
     facts: &mut Facts,
     key: Option<&Key>,
-    kept: Kept<'_>,
+    reads: Reads<'_>,
 ) -> Result<(Explanation, usize), DecideError> {
     let policy = stack.policy();
-    let explained = run(facts, |facts| policy.explain(request, facts), kept).await?;
+    let explained = run(policy, facts, |facts| policy.explain(request, facts), reads).await?;
     let Explanation { decision, mut steps } = explained;
-    check(&decision, key)?;
+    checked(policy, &decision, key)?;
     if matches!(decision, Decision::Deny(_)) {
         return Ok((Explanation { decision, steps }, 0));
     }
-    let (decision, asked) = narrowed(stack, decision, request, facts, key, kept).await?;
+    let (decision, asked) = narrowed(stack, decision, request, facts, key, reads).await?;
     let is_denied = matches!(decision, Decision::Deny(_));
     for (place, overlay) in stack.overlays()[..asked].iter().enumerate() {
         steps.push(Step {
@@ -290,39 +317,64 @@ async fn explain_by(
 
 /// Runs a policy until it lacks nothing.
 async fn run<T>(
+    policy: &Policy,
     facts: &mut Facts,
     ask: impl Fn(Facts) -> (Facts, Result<Run<T>, EngineError>),
-    kept: Kept<'_>,
+    reads: Reads<'_>,
 ) -> Result<T, DecideError> {
     for _ in 0..MAX_RUNS {
         let (read_by_now, answer) = ask(std::mem::take(facts));
         *facts = read_by_now;
-        match answer? {
+        let policy = policy.digest();
+        match answer.map_err(|source| DecideError::Engine { policy, source })? {
             Run::Done(answer) => return Ok(answer),
-            Run::Unread(unread) => Box::pin(kept.read(unread, facts)).await?,
+            Run::Unread(unread) => match Box::pin(reads.read(unread, facts)).await {
+                Ok(()) => {}
+                Err(ReadError::TooMuch) => return Err(DecideError::Insatiable { policy }),
+                Err(ReadError::Storage(err)) => return Err(err.into()),
+            },
         }
     }
-    Err(DecideError::Insatiable)
+    Err(DecideError::Insatiable { policy: policy.digest() })
+}
+
+/// Why what a run has lacked was not read.
+enum ReadError {
+    /// It is more than a decision may read.
+    TooMuch,
+    Storage(StorageError),
+}
+
+impl From<StorageError> for ReadError {
+    fn from(err: StorageError) -> Self {
+        Self::Storage(err)
+    }
 }
 
 /// Where a decision reads what it lacks.
 #[derive(Clone, Copy)]
-pub(crate) enum Kept<'a> {
-    /// What the host keeps.
-    By(&'a Cache),
-    /// Nothing is: there is no such key, and no such account.
-    Nowhere,
+pub(crate) enum Reads<'a> {
+    /// What the host has at hand, or fetches.
+    Kept(&'a Cache),
+    /// Storage itself, past the cache: for who must hold nothing that a request
+    /// waits for.
+    Storage(&'a dyn Storage),
+    /// Nothing: there is no such key, and no such account.
+    Nothing,
 }
 
-impl Kept<'_> {
+impl Reads<'_> {
     /// Adds to the facts what a run has lacked.
-    async fn read(self, unread: Unread, facts: &mut Facts) -> Result<(), DecideError> {
+    async fn read(self, unread: Unread, facts: &mut Facts) -> Result<(), ReadError> {
         match unread {
             Unread::Key(digest) => {
                 room_for(1, facts)?;
                 let key = match self {
-                    Self::By(cache) => cache.key(digest).await?,
-                    Self::Nowhere => None,
+                    Self::Kept(cache) => cache.key(digest).await?,
+                    Self::Storage(storage) => {
+                        storage.find_key_by_digest(digest).await?.map(|key| Arc::new(key.into()))
+                    }
+                    Self::Nothing => None,
                 };
                 facts.add_key(digest, key);
             }
@@ -333,8 +385,16 @@ impl Kept<'_> {
                 room_for(ids.len(), facts)?;
                 for id in ids {
                     let account = match self {
-                        Self::By(cache) => cache.account(&id).await?,
-                        Self::Nowhere => None,
+                        Self::Kept(cache) => cache.account(&id).await?,
+                        Self::Storage(storage) => {
+                            let found = storage.find_accounts(vec![id.clone()]).await?;
+                            found
+                                .into_iter()
+                                .next()
+                                .flatten()
+                                .map(|account| Arc::new(account.into()))
+                        }
+                        Self::Nothing => None,
                     };
                     facts.add_account(id, account);
                 }
@@ -351,8 +411,13 @@ fn presented(request: &Request<'_>) -> Option<Digest> {
     }
 }
 
-fn room_for(more: usize, facts: &Facts) -> Result<(), DecideError> {
-    if facts.len() + more > MAX_IDS { Err(DecideError::Insatiable) } else { Ok(()) }
+fn room_for(more: usize, facts: &Facts) -> Result<(), ReadError> {
+    if facts.len() + more > MAX_IDS { Err(ReadError::TooMuch) } else { Ok(()) }
+}
+
+/// [`check`]s what a policy has decided.
+fn checked(policy: &Policy, decision: &Decision, key: Option<&Key>) -> Result<(), DecideError> {
+    check(decision, key).map_err(|source| DecideError::Engine { policy: policy.digest(), source })
 }
 
 /// Refuses an answer that cannot be true.
@@ -378,4 +443,30 @@ pub(crate) fn check(decision: &Decision, key: Option<&Key>) -> Result<(), Engine
         return Err(EngineError::Garbage("it holds what does not pass in a header"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever can slow a host down, or its storage, must not choose its rules by
+    /// it.
+    #[test]
+    fn to_be_slow_is_no_fault_of_a_policy() {
+        let policy = Digest::of("a policy");
+        let trapped = || wasmtime::Error::msg("unreachable");
+        for (source, guilty) in [
+            (EngineError::OutOfTime, true),
+            (EngineError::Trapped(trapped()), true),
+            (EngineError::Garbage("nonsense"), true),
+            (EngineError::Starved, false),
+            (EngineError::Missing("explain"), false),
+        ] {
+            let err = DecideError::Engine { policy, source };
+            assert_eq!(err.guilty(), guilty.then_some(policy), "{}", err.name());
+        }
+        assert_eq!(DecideError::Insatiable { policy }.guilty(), Some(policy));
+        let late = StorageError::Unavailable("the read took too long".into());
+        assert_eq!(DecideError::from(late).guilty(), None);
+    }
 }

@@ -12,8 +12,8 @@
 use std::{fmt, sync::Arc};
 
 use wasmtime::{
-    Config, Enabled, OptLevel, PoolingAllocationConfig, Store, StoreContextMut, StoreLimits,
-    StoreLimitsBuilder, Strategy, Trap, UpdateDeadline,
+    Config, Enabled, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig, Store,
+    StoreContextMut, StoreLimits, StoreLimitsBuilder, Strategy, Trap, UpdateDeadline,
     component::{
         Component, ComponentExportIndex, InstancePre, Linker, TypedFunc, types::ComponentItem,
     },
@@ -422,8 +422,9 @@ impl Policy {
             (Ok(answer), None) => Ok(Run::Done(answer)),
             (Err(err), None) => Err(match err.downcast_ref::<Trap>() {
                 Some(Trap::Interrupt) if budget.is_starved => EngineError::Starved,
-                Some(Trap::Interrupt) if budget.is_starved => EngineError::Starved,
                 Some(Trap::Interrupt) => EngineError::OutOfTime,
+                // More decide at once than there are places: no fault of the policy.
+                _ if err.is::<PoolConcurrencyLimitError>() => EngineError::Starved,
                 _ => EngineError::Trapped(err),
             }),
         };

@@ -205,9 +205,13 @@ impl From<EngineError> for ApiError {
 impl From<DecideError> for ApiError {
     fn from(err: DecideError) -> Self {
         match err {
-            DecideError::Engine(err) => err.into(),
             DecideError::Storage(err) => err.into(),
-            DecideError::Insatiable => Self::Internal(err.into()),
+            DecideError::Engine {
+                source: EngineError::OutOfTime | EngineError::Starved, ..
+            } => Self::Unavailable(err.into()),
+            DecideError::Engine { .. } | DecideError::Insatiable { .. } => {
+                Self::Internal(err.into())
+            }
         }
     }
 }

@@ -313,7 +313,11 @@ impl Gate {
         };
 
         entry.outcome = Outcome::Failed;
-        let Decided { answer, by, took_us, .. } = self.decider.decide(&question).await?;
+        let decided = self.decider.decide(&question).await;
+        let Decided { answer, by, took_us, .. } = decided.inspect_err(|err| {
+            // Who has not decided.
+            entry.entry.policy = err.policy();
+        })?;
         self.metrics.decided(took_us);
         let log = &mut entry.entry;
         log.policy = Some(by.policy());

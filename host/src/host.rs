@@ -156,7 +156,6 @@ impl Host {
             keys: Arc::clone(&keys),
             engine,
             active: Arc::clone(&policy),
-            cache: Arc::clone(&cache),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),
             is_pinned: is_policy_pinned,

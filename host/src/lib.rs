@@ -37,6 +37,7 @@ pub mod error;
 pub mod facts;
 mod fallback;
 pub mod gate;
+mod health;
 pub mod host;
 pub mod hygiene;
 pub mod keys;

@@ -25,7 +25,6 @@ use self::{
 };
 use crate::{
     active_policy::{ActivePolicy, STANDARD_POLICY},
-    cache::Cache,
     clock::Clock,
     engine::{Engine, Policy},
     error::ApiError,
@@ -41,6 +40,7 @@ mod activation;
 mod history;
 mod loaded;
 mod shadowing;
+mod status;
 
 pub use self::activation::Activate;
 
@@ -149,7 +149,6 @@ pub(crate) struct PoliciesParts {
     pub(crate) keys: Arc<Keys>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) active: Arc<ActivePolicy>,
-    pub(crate) cache: Arc<Cache>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
     pub(crate) is_pinned: bool,
@@ -164,7 +163,6 @@ pub struct Policies {
     keys: Arc<Keys>,
     loaded: Loaded,
     active: Arc<ActivePolicy>,
-    cache: Arc<Cache>,
     metrics: Arc<Metrics>,
     clock: Clock,
     /// Set where a file is in force, whatever storage says.
@@ -193,7 +191,6 @@ impl Policies {
             keys,
             engine,
             active,
-            cache,
             metrics,
             clock,
             is_pinned,
@@ -205,7 +202,6 @@ impl Policies {
             keys,
             loaded: Loaded::new(engine),
             active,
-            cache,
             metrics,
             clock,
             is_pinned,
@@ -229,10 +225,12 @@ impl Policies {
                 err => err,
             })?;
         }
-        if let Some(listener) = policies.active.take_listener() {
-            let (active, metrics) = (Arc::clone(&policies.active), Arc::clone(&policies.metrics));
-            listener.start(active, Arc::downgrade(&policies), metrics, fall_back_after);
-        }
+        policies.active.bell().answer(
+            Arc::downgrade(&policies.active),
+            Arc::downgrade(&policies),
+            Arc::clone(&policies.metrics),
+            fall_back_after,
+        );
         Ok(policies)
     }
 
@@ -394,6 +392,11 @@ impl Policies {
                 });
                 let decides =
                     matches!(listed.state, State::Active | State::Canary | State::Overlay);
+                let shadow = self.active.in_force().shadow.clone();
+                if shadow.is_some_and(|shadow| shadow.has(digest)) {
+                    let message = "this policy is in the shadow: end that first";
+                    return Err(ApiError::Conflict(message.to_owned()));
+                }
                 if decides || is_stored {
                     let message = "this policy is in force: put another one in force first";
                     return Err(ApiError::Conflict(message.to_owned()));

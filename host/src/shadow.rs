@@ -4,8 +4,10 @@
 //! # Invariants
 //!
 //! - Nothing of it reaches a request: what a shadow decides is compared and
-//!   forgotten, and a request never waits for it. What does not fit into its
+//!   forgotten, and a request never waits for it. Its thread holds nothing that one
+//!   could wait for: it reads storage past the cache. What does not fit into its
 //!   queue is dropped and counted.
+//! - What it holds is bounded, whatever is requested and whatever a policy says.
 //! - It decides about the very same request, on what that has read of storage, at
 //!   the same time. What the other policy has not asked for is read anew.
 
@@ -14,7 +16,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -25,10 +27,9 @@ use tokio::runtime::Handle;
 
 use crate::{
     answer,
-    cache::Cache,
-    decide::{DecideError, Kept, decide_by},
+    decide::{DecideError, Reads, decide_by},
     engine::{
-        EngineError,
+        EngineError::Starved,
         contract::{
             Credential, Decision, Key, MalformedCredential, Request, Source, WellFormedCredential,
         },
@@ -37,10 +38,19 @@ use crate::{
     secret::Digest,
     share::Share,
     stack::Stack,
+    storage::Storage,
 };
 
-/// How many requests may wait to be compared. Each takes about a kilobyte.
+/// How many requests may wait to be compared.
 const QUEUE: usize = 1024;
+
+/// The most text that a request and its decision may have to be compared, in
+/// bytes. Most have a few hundred; those that have more are there to fill memory.
+const MAX_CASE_BYTES: usize = 4096;
+
+/// The most text of a code and of an example's decision that is kept, in bytes.
+const MAX_CODE_BYTES: usize = 100;
+const MAX_EXAMPLE_BYTES: usize = 2048;
 
 /// How many kinds of difference are told apart: a policy is free to make up a
 /// code for each request.
@@ -65,6 +75,13 @@ pub struct Shadow {
     seen: Arc<Seen>,
 }
 
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        // What is in the queue is not worth the time any more.
+        self.seen.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
 impl fmt::Debug for Shadow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shadow").field("stack", &self.stack).finish_non_exhaustive()
@@ -80,17 +97,18 @@ struct Seen {
     /// Where storage did not answer what only the shadow had asked for.
     skipped: AtomicU64,
     kinds: Mutex<HashMap<Kind, Difference>>,
+    is_over: AtomicBool,
 }
 
 /// A kind of difference.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Kind {
-    /// What was decided: `allow` or `deny`.
+    /// What was decided: `allow`, `deny`, or `error` where the policy failed.
     pub from: &'static str,
     /// What the shadow says: `allow`, `deny` or `error`.
     pub to: &'static str,
     /// The code of the shadow's refusal or failure; where it allows, that of the
-    /// refusal that there was. Empty where neither has one, and `other` where
+    /// refusal or failure that there was. Empty where neither has one, and `other` where
     /// there are too many to tell apart.
     pub code: String,
 }
@@ -106,8 +124,11 @@ struct Case {
     request: Recorded,
     facts: Facts,
     key: Option<Arc<Key>>,
-    decision: Decision,
+    outcome: Outcome,
 }
+
+/// A decision, or how a policy has failed.
+type Outcome = Result<Decision, &'static str>;
 
 impl Shadow {
     /// Starts a shadow with a thread of its own, which ends when this is dropped.
@@ -119,14 +140,14 @@ impl Shadow {
         stack: Arc<Stack>,
         share: Share,
         started_at: u64,
-        cache: Arc<Cache>,
+        storage: Arc<dyn Storage>,
     ) -> std::io::Result<Self> {
         let (queue, cases) = sync_channel(QUEUE);
         let seen = Arc::new(Seen::default());
         let comparer = Comparer {
             stack: Arc::clone(&stack),
             seen: Arc::clone(&seen),
-            cache,
+            storage,
             runtime: Handle::current(),
         };
         thread::Builder::new()
@@ -138,6 +159,12 @@ impl Shadow {
     /// Returns the stack that is compared.
     pub(crate) fn stack(&self) -> &Arc<Stack> {
         &self.stack
+    }
+
+    /// Tells whether a policy is part of it.
+    pub(crate) fn has(&self, policy: Digest) -> bool {
+        let overlays = self.stack.overlays().iter();
+        std::iter::once(self.stack.policy()).chain(overlays).any(|one| one.digest() == policy)
     }
 
     /// Tells whether the next request is one to compare.
@@ -152,11 +179,12 @@ impl Shadow {
         request: &Request<'_>,
         facts: Facts,
         key: Option<Arc<Key>>,
-        decision: &Decision,
+        outcome: Result<&Decision, &'static str>,
     ) {
-        let request = Recorded::new(request);
-        let case = Case { request, facts, key, decision: decision.clone() };
-        if self.queue.try_send(case).is_err() {
+        let fits = request_bytes(request) + outcome.map_or(0, decision_bytes) <= MAX_CASE_BYTES;
+        let case =
+            || Case { request: Recorded::new(request), facts, key, outcome: outcome.cloned() };
+        if !fits || self.queue.try_send(case()).is_err() {
             self.seen.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -222,7 +250,7 @@ fn scattered(number: u64) -> u64 {
 struct Comparer {
     stack: Arc<Stack>,
     seen: Arc<Seen>,
-    cache: Arc<Cache>,
+    storage: Arc<dyn Storage>,
     runtime: Handle,
 }
 
@@ -230,38 +258,34 @@ impl Comparer {
     fn compare_all(&self, cases: &Receiver<Case>) {
         be_least_urgent();
         for case in cases {
+            if self.seen.is_over.load(Ordering::Relaxed) {
+                break;
+            }
             self.compare(case);
         }
     }
 
     fn compare(&self, case: Case) {
-        let Case { request, mut facts, key, decision } = case;
-        let answer = request.with(|request| {
-            let kept = Kept::By(&self.cache);
-            let decided = decide_by(&self.stack, request, &mut facts, key.as_deref(), kept);
+        let Case { request, mut facts, key, outcome } = case;
+        let shadow = request.with(|request| {
+            let reads = Reads::Storage(&*self.storage);
+            let decided = decide_by(&self.stack, request, &mut facts, key.as_deref(), reads);
             self.runtime.block_on(decided)
         });
-        let (to, shadow) = match &answer {
-            Ok((same, _)) if *same == decision => {
-                self.seen.agreed.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-            Ok((other, _)) => (word(other), answer::shown(other)),
-            Err(DecideError::Storage(_)) => {
+        let shadow = match shadow {
+            Ok((decision, _)) => Ok(decision),
+            // Nobody's fault, and so no difference.
+            Err(DecideError::Storage(_) | DecideError::Engine { source: Starved, .. }) => {
                 self.seen.skipped.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            Err(err) => ("error", json!({ "error": failure(err), "message": err.to_string() })),
+            Err(err) => Err(err.name()),
         };
-        let code = match (&answer, &decision) {
-            (Ok((Decision::Deny(denial), _)), _) | (Ok(_), Decision::Deny(denial)) => {
-                denial.code.clone().unwrap_or_default()
-            }
-            (Ok(_), Decision::Allow(_)) => String::new(),
-            (Err(err), _) => failure(err).to_owned(),
-        };
-        let kind = Kind { from: word(&decision), to, code };
-        self.seen.disagreed.fetch_add(1, Ordering::Relaxed);
+        if shadow == outcome {
+            self.seen.agreed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let kind = Kind { from: word(&outcome), to: word(&shadow), code: code(&outcome, &shadow) };
         self.seen.note(kind, || {
             json!({
                 "at": crate::keys::timestamp(request.now),
@@ -270,8 +294,8 @@ impl Comparer {
                 "key": key.as_ref().map(|key| key.id.as_str()),
                 "context": request.context,
                 "account": request.account,
-                "in_force": answer::shown(&decision),
-                "shadow": shadow,
+                "in_force": shown(&outcome),
+                "shadow": shown(&shadow),
             })
         });
     }
@@ -287,26 +311,66 @@ impl Seen {
         if difference.examples.len() < MAX_EXAMPLES {
             difference.examples.push_back(example());
         }
+        // Last, so that who sees it counted sees what it is.
+        self.disagreed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-fn word(decision: &Decision) -> &'static str {
+fn word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Ok(Decision::Allow(_)) => "allow",
+        Ok(Decision::Deny(_)) => "deny",
+        Err(_) => "error",
+    }
+}
+
+/// Returns the code of what a request would be answered now, or else of what it was.
+fn code(outcome: &Outcome, shadow: &Outcome) -> String {
+    let of = |outcome: &Outcome| match outcome {
+        Ok(Decision::Allow(_)) => None,
+        Ok(Decision::Deny(denial)) => Some(denial.code.clone().unwrap_or_default()),
+        Err(failure) => Some((*failure).to_owned()),
+    };
+    let mut code = of(shadow).or_else(|| of(outcome)).unwrap_or_default();
+    code.truncate(code.floor_char_boundary(MAX_CODE_BYTES));
+    code
+}
+
+fn shown(outcome: &Outcome) -> Value {
+    match outcome {
+        Ok(decision) if decision_bytes(decision) > MAX_EXAMPLE_BYTES => {
+            json!({ "allowed": matches!(decision, Decision::Allow(_)), "message": "too long" })
+        }
+        Ok(decision) => answer::shown(decision),
+        Err(failure) => json!({ "error": failure }),
+    }
+}
+
+/// Returns how much text a request has, in bytes.
+fn request_bytes(request: &Request<'_>) -> usize {
+    let own = [request.method, request.path];
+    let told = [request.context, request.account, request.api_version];
+    let told = told.into_iter().flatten();
+    own.into_iter().chain(told).map(str::len).sum()
+}
+
+/// Returns how much text a decision has, in bytes.
+fn decision_bytes(decision: &Decision) -> usize {
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     match decision {
-        Decision::Allow(_) => "allow",
-        Decision::Deny(_) => "deny",
-    }
-}
-
-/// What a failure is called.
-fn failure(err: &DecideError) -> &'static str {
-    match err {
-        DecideError::Engine(EngineError::OutOfTime) => "out_of_time",
-        DecideError::Engine(EngineError::Starved) => "starved",
-        DecideError::Engine(EngineError::Trapped(_)) => "trapped",
-        DecideError::Engine(EngineError::Garbage(_)) => "garbage",
-        DecideError::Engine(EngineError::Missing(_)) => "missing",
-        DecideError::Insatiable => "insatiable",
-        DecideError::Storage(_) => "storage",
+        Decision::Allow(grant) => {
+            let attributes = grant.attributes.iter().map(|(name, value)| name.len() + value.len());
+            let notices = grant.notices.iter().map(String::len);
+            let own = [&grant.key, &grant.account, &grant.permissions, &grant.usage];
+            let own = own.into_iter().map(String::len);
+            own.chain(notices).chain(attributes).sum::<usize>() + length(&grant.endpoint)
+        }
+        Decision::Deny(denial) => {
+            let own = [&denial.message, &denial.missing_permissions];
+            let other = [&denial.code, &denial.param, &denial.key, &denial.endpoint];
+            own.into_iter().map(String::len).sum::<usize>()
+                + other.into_iter().map(length).sum::<usize>()
+        }
     }
 }
 
@@ -395,5 +459,48 @@ impl Recorded {
             now: self.now,
             attributes: &attributes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::contract::{Denial, DenialClass};
+
+    #[test]
+    fn of_too_many_kinds_the_rest_is_counted_as_other() {
+        let seen = Seen::default();
+        let kind = |n: usize| Kind { from: "allow", to: "deny", code: format!("code_{n}") };
+        for n in 0..MAX_KINDS + 20 {
+            for _ in 0..=MAX_EXAMPLES {
+                seen.note(kind(n), || json!(n));
+            }
+        }
+        let kinds = seen.kinds.lock().unwrap();
+        assert_eq!(kinds.len(), MAX_KINDS + 1);
+        let other = &kinds[&Kind { code: "other".to_owned(), ..kind(0) }];
+        assert_eq!((other.count, other.examples.len()), (20 * 6, MAX_EXAMPLES));
+        assert_eq!(kinds[&kind(0)].examples.len(), MAX_EXAMPLES);
+        assert_eq!(seen.disagreed.load(Ordering::Relaxed), 120 * 6);
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_kept() {
+        let denied = |code: &str, message: &str| {
+            Ok(Decision::Deny(Denial {
+                class: DenialClass::Forbidden,
+                code: Some(code.to_owned()),
+                message: message.to_owned(),
+                param: None,
+                missing_permissions: String::new(),
+                key: None,
+                endpoint: None,
+            }))
+        };
+        let long = "é".repeat(MAX_EXAMPLE_BYTES);
+        let cut = code(&Err("trapped"), &denied(&long, ""));
+        assert_eq!(cut.len(), MAX_CODE_BYTES);
+        assert_eq!(shown(&denied("a", &long)), json!({ "allowed": false, "message": "too long" }));
+        assert_eq!(shown(&denied("a", "no"))["error"]["message"], "no");
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::{
     engine::{Policy, contract::Key},
-    fallback::Health,
+    health::Health,
     secret::Digest,
     shadow::Shadow,
     share::{CanaryBy, Share},

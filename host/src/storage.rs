@@ -236,7 +236,8 @@ pub struct LogEntry {
     pub code: Option<String>,
     /// The client's address.
     pub source: IpAddr,
-    /// SHA-256 of the policy that decided; `None` if it did not come to that.
+    /// SHA-256 of the policy that decided, or that failed to; `None` if it did not
+    /// come to that.
     pub policy: Option<Digest>,
     /// The overlays that were asked after it, in their order. Where the policy has
     /// allowed and the request was refused, the last of them has refused it.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 
 use crate::{
-    decide::{DecideError, Kept, decide_by},
+    decide::{DecideError, Reads, decide_by},
     engine::{
         EngineError, Policy,
         contract::{
@@ -86,13 +86,15 @@ pub fn try_policy(policy: &Arc<Policy>, now: u64) -> Result<(), TrialError> {
             match decide(&stack, &request, facts, key.as_deref()) {
                 Ok(_) => {}
                 // Nothing else is refused of what is decided without a key.
-                Err(DecideError::Engine(EngineError::Garbage(_))) if key.is_none() => {
+                Err(DecideError::Engine { source: EngineError::Garbage(_), .. })
+                    if key.is_none() =>
+                {
                     return Err(TrialError::LetIn(case));
                 }
-                Err(DecideError::Engine(source)) => {
+                Err(DecideError::Engine { source, .. }) => {
                     return Err(TrialError::Failed { case, source });
                 }
-                Err(DecideError::Insatiable | DecideError::Storage(_)) => {
+                Err(DecideError::Insatiable { .. } | DecideError::Storage(_)) => {
                     return Err(TrialError::Insatiable(case));
                 }
             }
@@ -123,8 +125,9 @@ fn decide(
     key: Option<&Key>,
 ) -> Result<Decision, DecideError> {
     // It reads nothing, so that there is nothing to wait for.
-    let decided = decide_by(stack, request, &mut facts, key, Kept::Nowhere).now_or_never();
-    decided.unwrap_or(Err(DecideError::Insatiable)).map(|(decision, _)| decision)
+    let decided = decide_by(stack, request, &mut facts, key, Reads::Nothing).now_or_never();
+    let policy = stack.policy().digest();
+    decided.unwrap_or(Err(DecideError::Insatiable { policy })).map(|(decision, _)| decision)
 }
 
 /// A key of a kind that no policy knows.

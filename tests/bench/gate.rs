@@ -281,7 +281,7 @@ async fn shadow(host: &Host, operator: &Ask, share: Share) {
     };
     let pushed = host.policies().push(operator, wanted).await.expect("it is a policy");
     let digest = pushed.record.digest.to_hex();
-    host.policies().shadow(operator, &digest, share).await.expect("it is in the shadow");
+    host.policies().shadow(operator, &digest, None, share).await.expect("it is in the shadow");
 }
 
 /// The rules natively behind one handler: what isolation is measured against.

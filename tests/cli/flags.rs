@@ -126,7 +126,7 @@ fn help_mentions_every_flag() {
         (&["policies"], vec!["canary", "shadow", "keygen", "sign"]),
         (&["policies", "status"], with(&[])),
         (&["policies", "canary"], with(&["--percent", "--by", "--end"])),
-        (&["policies", "shadow"], with(&["--percent", "--end"])),
+        (&["policies", "shadow"], with(&["--percent", "--overlay", "--end"])),
         (&["policies", "keygen"], vec!["--out"]),
         (&["policies", "sign"], vec!["--key", "--name", "--revision", "--out"]),
         (&["policies", "push"], with(&["--name", "--version", "--revision", "--signature"])),

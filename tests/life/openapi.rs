@@ -392,7 +392,7 @@ const ROWS: &[Row] = &[
         operation: "startPolicyShadow",
         request: |host| {
             let path = format!("/v2/policies/{}/shadow", host.push_policy("c"));
-            (path, json!({ "percent": 100 }))
+            (path, json!({ "percent": 100, "overlays": [] }))
         },
     },
     Row {

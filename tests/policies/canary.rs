@@ -71,7 +71,7 @@ fn a_canary_decides_for_a_share_that_only_grows() {
     let many = Many::start();
     let canary = many.place.pushed(&refusing_all(), 1);
     let mut before = BTreeSet::new();
-    for (percent, at_least, at_most) in [(10.0, 0, 16), (50.0, 16, 44), (90.0, 45, 60)] {
+    for (percent, at_least, at_most) in [(10.0, 0, 20), (50.0, 12, 48), (90.0, 40, 60)] {
         let answer = many.canary(&canary, percent, "key");
         assert_eq!((answer.status, &answer.json()["state"]), (200, &json!("canary")), "{answer:?}");
         let decided = many.decided();
@@ -112,7 +112,7 @@ fn all_keys_of_an_account_are_decided_by_the_same() {
         let [one, other] = [0, 1].map(|key| decided.contains(&(2 * account + key)));
         assert_eq!(one, other, "account {account}");
     }
-    assert!((10..=50).contains(&decided.len()), "{}", decided.len());
+    assert!((4..=56).contains(&decided.len()), "{}", decided.len());
     // Which ones is another matter for another policy.
     let other = many.place.pushed(&Guest::new(refuse(ONE) + "(drop (i32.const 1))").build(), 1);
     assert_eq!(many.canary(&other, 50.0, "account").status, 200);

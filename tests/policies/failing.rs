@@ -34,6 +34,12 @@ struct Failing {
 impl Failing {
     fn start(fall_back_after: Option<u32>) -> Self {
         let place = Place::start_with(Options { fall_back_after, ..Options::default() });
+        let secrets = Self::secrets(&place);
+        Self { place, secrets }
+    }
+
+    /// Makes a key of each of four accounts.
+    fn secrets(place: &Place) -> Vec<Secret> {
         let secrets = (0..4).map(|number| {
             let account = place.host.make_account(common::account_named(&format!("a{number}")));
             let wanted = wardkey::keys::CreateKey {
@@ -43,8 +49,7 @@ impl Failing {
             };
             place.host.key_with(wanted).1
         });
-        let secrets = secrets.collect();
-        Self { place, secrets }
+        secrets.collect()
     }
 
     /// Puts a policy in force that fails, and one before it that does not.
@@ -55,6 +60,12 @@ impl Failing {
             assert_eq!(failing.place.activate(&digest).status, 200);
         }
         failing
+    }
+
+    /// Sends so many requests that fail, with keys of two accounts.
+    fn fail_two(&self, times: usize) {
+        self.fail(0, times - 1);
+        self.fail(1, 1);
     }
 
     /// Sends so many requests that fail, with the key of an account.
@@ -132,7 +143,7 @@ fn without_leave_to_go_back_there_is_an_alarm_and_nothing_more() {
 /// By strangers and by good requests in between: a few failures are no rate.
 #[test]
 fn who_has_no_key_counts_for_nobody_and_few_failures_are_none() {
-    let failing = Failing::with_two(Some(1), TRAP);
+    let failing = Failing::with_two(Some(2), TRAP);
     for _ in 0..30 {
         let answer = failing.place.host.call_with("GET", LONG, &[], "");
         assert_eq!(answer.status, 500);
@@ -140,20 +151,63 @@ fn who_has_no_key_counts_for_nobody_and_few_failures_are_none() {
     wait_until("the alarm is raised", || failing.metric("wardkey_policy_alarms") == 1);
     failing.place.in_force(&failing_by(TRAP, TWO), Some(TWO));
 
-    let failing = Failing::with_two(Some(1), TRAP);
-    failing.fail(0, 9);
+    let failing = Failing::with_two(Some(2), TRAP);
+    failing.fail_two(9);
     failing.place.host.clock.set(common::NOON + 10);
-    failing.fail(0, 9);
+    failing.fail_two(9);
     assert_eq!(failing.metric("wardkey_policy_alarms"), 0);
     failing.place.in_force(&failing_by(TRAP, TWO), Some(TWO));
     failing.fail(0, 1);
     failing.falls_back();
 }
 
+/// Keys that everybody can read in a web page, and keys that have ended.
+#[test]
+fn who_has_found_keys_brings_no_older_rules_back() {
+    let failing = Failing::with_two(Some(2), TRAP);
+    let place = &failing.place;
+    let public = place.host.default_secret("publishable", Mode::Test);
+    let ended = &failing.secrets[0];
+    let id = place.host.block_on(place.host.storage.find_key_by_digest(ended.digest()));
+    let path = format!("/v2/iam/api_keys/{}/expire", id.unwrap().unwrap().id);
+    assert_eq!(place.ask("POST", &path, "").status, 200);
+    for secret in [&public, ended, &failing.secrets[1]] {
+        for _ in 0..10 {
+            assert_eq!(place.host.call("GET", LONG, secret.expose()).status, 500);
+        }
+    }
+    wait_until("the alarm is raised", || failing.metric("wardkey_policy_alarms") == 1);
+    place.in_force(&failing_by(TRAP, TWO), Some(TWO));
+    failing.fail(2, 1);
+    failing.falls_back();
+}
+
+/// Neither storage that fails nor an explanation that does is the policy's failure.
+#[test]
+fn what_is_not_the_policys_fault_chooses_no_rules() {
+    let switch = crate::failing_storage::Switch::new();
+    let before_storage = switch.clone();
+    let wrap = Box::new(move |inner| before_storage.wrap(inner));
+    let options = Options { fall_back_after: Some(2), wrap, ..Options::default() };
+    let place = Place::start_with(options);
+    let secrets = Failing::secrets(&place);
+    let one = place.pushed(&honest(ONE), 1);
+    assert_eq!(place.activate(&one).status, 200);
+    switch.set(crate::failing_storage::Health::Failing);
+    for secret in secrets.iter().cycle().take(40) {
+        assert_eq!(place.host.call("GET", "/v1/charges", secret.expose()).status, 503);
+    }
+    switch.set(crate::failing_storage::Health::Well);
+    let failing = Failing { place, secrets };
+    assert_eq!(failing.metric("wardkey_policy_alarms"), 0);
+    assert_eq!(failing.status()["decisions"]["failed"], 0);
+    failing.place.in_force(&honest(ONE), Some(ONE));
+}
+
 /// What it goes back to may fail as well. It goes on going back, and never forward.
 #[test]
 fn it_goes_back_step_by_step_and_never_forward() {
-    let failing = Failing::start(Some(1));
+    let failing = Failing::start(Some(2));
     for (bytes, revision) in
         [(honest(ONE), 1), (failing_by(LOOP, TWO), 2), (failing_by(TRAP, THREE), 3)]
     {
@@ -161,7 +215,7 @@ fn it_goes_back_step_by_step_and_never_forward() {
         assert_eq!(failing.place.activate(&digest).status, 200);
     }
     for (steps, bytes, refusal) in [(1, failing_by(LOOP, TWO), TWO), (2, honest(ONE), ONE)] {
-        failing.fail(0, 10);
+        failing.fail_two(10);
         wait_until("one step", || failing.metric("wardkey_policy_fallbacks") == steps);
         failing.place.in_force(&bytes, Some(refusal));
     }
@@ -172,7 +226,7 @@ fn it_goes_back_step_by_step_and_never_forward() {
 
 #[test]
 fn it_never_goes_below_the_revision_that_the_activation_names() {
-    let failing = Failing::start(Some(1));
+    let failing = Failing::start(Some(2));
     let mut last = String::new();
     for (bytes, revision) in [(honest(ONE), 1), (honest(THREE), 3), (failing_by(TRAP, TWO), 5)] {
         last = failing.place.pushed(&bytes, revision);
@@ -180,10 +234,10 @@ fn it_never_goes_below_the_revision_that_the_activation_names() {
         let body = json!({ "min_revision": revision - 1 }).to_string();
         assert_eq!(failing.place.ask("POST", &path, &body).status, 200);
     }
-    failing.fail(0, 15);
+    failing.fail_two(15);
     wait_until("the alarm is raised", || failing.metric("wardkey_policy_alarms") == 1);
     // The nearest has revision 3, and 4 is the least: errors, and no older rules.
-    failing.fail(0, 15);
+    failing.fail_two(15);
     assert_eq!(failing.status()["policy"], last);
     assert_eq!(failing.metric("wardkey_policy_fallbacks"), 0);
 
@@ -191,15 +245,67 @@ fn it_never_goes_below_the_revision_that_the_activation_names() {
     let path = format!("/v2/policies/{last}/activate");
     assert_eq!(failing.place.ask("POST", &path, &body).status, 200);
     failing.place.host.clock.set(common::NOON + 60);
-    failing.fail(0, 10);
+    failing.fail_two(10);
     failing.falls_back();
     failing.place.in_force(&honest(THREE), Some(THREE));
     assert_eq!(failing.status()["min_revision"], 3, "the floor stays");
 }
 
 #[test]
+fn nobody_lowers_the_floor_by_not_thinking_of_it() {
+    let place = Place::start();
+    let [one, two] = [(honest(ONE), 3), (honest(TWO), 4)]
+        .map(|(bytes, revision)| place.pushed(&bytes, revision));
+    let activate = |policy: &str, floor: Option<u64>| {
+        let body = json!({ "min_revision": floor }).to_string();
+        let answer = place.ask("POST", &format!("/v2/policies/{policy}/activate"), &body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    let floor = || place.ask("GET", "/v2/policies/in_force", "").json()["min_revision"].clone();
+    activate(&one, Some(3));
+    activate(&two, None);
+    assert_eq!(floor(), 3);
+    activate(&two, Some(4));
+    assert_eq!(floor(), 4);
+    // Back to what it was when that was put in force.
+    assert_eq!(place.roll_back(None).status, 200);
+    assert_eq!(floor(), 3);
+    activate(&two, Some(0));
+    assert_eq!(floor(), 0);
+    let body = json!({ "min_revision": u64::MAX }).to_string();
+    let answer = place.ask("POST", &format!("/v2/policies/{two}/activate"), &body);
+    refused(&answer, 400, "parameter_invalid", "use at most");
+}
+
+/// To take an overlay away would let through what it has refused.
+#[test]
+fn it_takes_no_overlay_away() {
+    let failing = Failing::start(Some(2));
+    let place = &failing.place;
+    let base = place.pushed(&honest(ONE), 1);
+    assert_eq!(place.activate(&base).status, 200);
+    let overlay = place.pushed(&failing_by(TRAP, TWO), 1);
+    let body = json!({ "overlays": [overlay] }).to_string();
+    let path = format!("/v2/policies/{base}/activate");
+    assert_eq!(place.ask("POST", &path, &body).status, 200);
+    failing.fail_two(20);
+    wait_until("the alarm is raised", || failing.metric("wardkey_policy_alarms") == 1);
+    let next = place.pushed(&failing_by(TRAP, THREE), 2);
+    assert_eq!(failing.status()["overlays"], json!([overlay]));
+
+    // From another policy on the same overlay, back to the one that had it.
+    assert_eq!(place.activate(&next).status, 200);
+    place.host.clock.set(common::NOON + 60);
+    failing.fail_two(20);
+    failing.falls_back();
+    let status = failing.status();
+    assert_eq!((&status["policy"], &status["overlays"]), (&json!(base), &json!([overlay])));
+}
+
+#[test]
 fn a_canary_that_fails_is_ended() {
-    let failing = Failing::start(Some(1));
+    // One account will do: everybody else has the rules that it goes back to.
+    let failing = Failing::start(Some(3));
     let one = failing.place.pushed(&honest(ONE), 1);
     assert_eq!(failing.place.activate(&one).status, 200);
     let canary = failing.place.pushed(&failing_by(TRAP, TWO), 2);
@@ -218,7 +324,7 @@ fn a_canary_that_fails_is_ended() {
 #[test]
 fn a_host_with_a_file_stays_with_it() {
     let policy = Some(failing_by(TRAP, TWO));
-    let options = Options { policy, fall_back_after: Some(1), ..Options::default() };
+    let options = Options { policy, fall_back_after: Some(2), ..Options::default() };
     let place = Place::start_with(options);
     for _ in 0..20 {
         assert_eq!(place.host.call("GET", LONG, place.secret.expose()).status, 500);

@@ -8,7 +8,11 @@ use crate::{lossless::Connection, overlays::no_posts, program::wait_until, *};
 
 impl Place {
     fn shadow(&self, policy: &str, percent: f64) -> Answer {
-        let body = json!({ "percent": percent }).to_string();
+        self.shadow_with(policy, percent, None)
+    }
+
+    fn shadow_with(&self, policy: &str, percent: f64, overlays: Option<&[&str]>) -> Answer {
+        let body = json!({ "percent": percent, "overlays": overlays }).to_string();
         self.ask("POST", &format!("/v2/policies/{policy}/shadow"), &body)
     }
 
@@ -95,7 +99,6 @@ fn a_shadow_finds_exactly_the_decisions_that_would_change() {
         (&json!("POST"), &json!("/v1/customers"), &json!(true))
     );
     assert_eq!(examples[0]["shadow"]["error"]["message"], TWO.1);
-    assert!(!report.to_string().contains(place.secret.expose()), "a secret");
     let metrics = common::send(place.host.internal, "GET", "/metrics", &[], "").body;
     let line = format!(
         "wardkey_shadow_differences_total{{from=\"allow\",to=\"deny\",code=\"{}\"}} {ROUNDS}",
@@ -106,6 +109,61 @@ fn a_shadow_finds_exactly_the_decisions_that_would_change() {
     let ended = place.ask("POST", "/v2/policies/shadow/end", "");
     assert_eq!((ended.status, kinds(&ended.json())), (200, expected));
     assert_eq!(place.ask("GET", "/v2/policies/shadow", "").status, 409);
+}
+
+/// An overlay is looked at on what it would stand on.
+#[test]
+fn an_overlay_is_looked_at_before_it_narrows() {
+    let place = Place::start();
+    let overlay = place.pushed(&no_posts(TWO), 1);
+    assert_eq!(place.shadow_with("standard", 100.0, Some(&[&overlay])).status, 200);
+    for (method, status) in [("GET", 200), ("POST", 200), ("GET", 200)] {
+        let answer = place.host.call(method, "/v1/customers", place.secret.expose());
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
+    let report = place.found(3);
+    let row = ("allow".to_owned(), "deny".to_owned(), TWO.0.to_owned(), 1);
+    assert_eq!((kinds(&report), &report["agreed"]), (vec![row], &json!(2)), "{report:#}");
+    refused(&place.shadow_with("standard", 100.0, Some(&[])), 409, "conflict", "in force");
+    let twice = [&*overlay, &*overlay];
+    refused(&place.shadow_with("standard", 100.0, Some(&twice)), 400, "parameter_invalid", "twice");
+    refused(&place.retire(&overlay), 409, "conflict", "in the shadow");
+}
+
+/// Neither secrets that were put in a wrong place, nor texts that are sent to fill
+/// memory.
+#[test]
+fn a_shadow_keeps_no_secret_and_nothing_that_is_long() {
+    let place = Place::start();
+    let other = place.pushed(&honest(ONE), 1);
+    assert_eq!(place.shadow(&other, 100.0).status, 200);
+    let secret = place.secret.expose();
+    let headers = [("Stripe-Context", secret)];
+    let answer = place.host.call_with("GET", &format!("/v1/customers/{secret}"), &headers, "");
+    assert_eq!(answer.status, 401, "{answer:?}");
+    // The refusal repeats it.
+    let long = format!("/v1/{}", "a".repeat(2_040));
+    assert_eq!(place.host.call("GET", &long, secret).status, 404);
+    let report = place.found(2);
+    assert_eq!((&report["compared"], &report["dropped"]), (&json!(1), &json!(1)), "{report:#}");
+    let example = &report["differences"][0]["examples"][0];
+    assert!(example["path"].as_str().unwrap().starts_with("/v1/customers/sk_test_"), "{report:#}");
+    assert!(!report.to_string().contains(secret), "a secret: {report:#}");
+}
+
+/// What the policy in force fails at is a difference, too.
+#[test]
+fn where_the_policy_in_force_fails_the_shadow_says_what_it_would_do() {
+    let place = Place::start();
+    let long = "(i32.gt_u (i32.load offset=68 (local.get $request)) (i32.const 30))";
+    let failing = Guest::new(format!("(if {long} (then unreachable)) {}", honest_with("")));
+    let failing = place.pushed(&failing.build(), 1);
+    assert_eq!(place.activate(&failing).status, 200);
+    assert_eq!(place.shadow("standard", 100.0).status, 200);
+    let path = "/v1/customers/cus_and_so_on_and_so_on";
+    assert_eq!(place.host.call("GET", path, place.secret.expose()).status, 500);
+    let row = ("error".to_owned(), "allow".to_owned(), "trapped".to_owned(), 1);
+    assert_eq!(kinds(&place.found(1)), [row]);
 }
 
 /// It decides on what the request has read, and reads what only it asks for.

@@ -8,4 +8,5 @@ ALTER TABLE activations ADD COLUMN canary BLOB REFERENCES policies (digest);
 -- In hundredths of a percent.
 ALTER TABLE activations ADD COLUMN canary_share INTEGER
     CHECK (canary_share BETWEEN 1 AND 10000);
-ALTER TABLE activations ADD COLUMN canary_by TEXT CHECK (canary_by IN ('key', 'account'));
+ALTER TABLE activations ADD COLUMN canary_by TEXT
+    CHECK (ifnull(canary_by IN ('key', 'account'), 0) = (canary_share IS NOT NULL));

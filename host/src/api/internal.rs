@@ -171,11 +171,11 @@ pub(super) async fn verify_request(
         attributes: question::attributes(host.allow_unlisted),
     };
     let explained = match asked.explain {
-        true => host.decider.explain(&question).await,
-        false => Err(EngineError::Missing("explain").into()),
+        true => host.decider.explain(&question).await.map(Some),
+        false => Ok(None),
     };
     let (decision, steps, by) = match explained {
-        Ok(explained) => {
+        Ok(Some(explained)) => {
             let Explanation { decision, steps } = explained.answer;
             let steps = steps.iter().map(
                 |step| json!({ "rule": step.rule, "passed": step.passed, "detail": step.detail }),
@@ -183,7 +183,7 @@ pub(super) async fn verify_request(
             (decision, Some(steps.collect()), explained.by)
         }
         // Nobody asked, or a policy that cannot say: the decision stands alone.
-        Err(DecideError::Engine(EngineError::Missing(_))) => {
+        Ok(None) | Err(DecideError::Engine { source: EngineError::Missing(_), .. }) => {
             let decided = host.decider.decide(&question).await?;
             (decided.answer, None, decided.by)
         }

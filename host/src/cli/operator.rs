@@ -122,6 +122,11 @@ impl Filter {
 }
 
 impl Operator {
+    /// Tells whether it speaks to a host that goes on running.
+    pub(super) fn is_of_a_host_that_runs(&self) -> bool {
+        matches!(self.host, Way::Socket(_))
+    }
+
     /// Finds the host of this data directory, or makes one.
     pub(super) async fn connect(args: &HostArgs) -> Result<Self> {
         let path = args.data_dir.clone();

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Subcommand, builder::NonEmptyStringValueParser};
 use serde_json::{Value, json};
 
@@ -98,9 +98,10 @@ pub(super) enum PoliciesCommand {
         /// Takes away the overlays in force.
         #[arg(long, conflicts_with = "overlay")]
         no_overlays: bool,
-        /// The lowest revision that the host may fall back to by itself from it.
-        #[arg(long, value_name = "REVISION", default_value_t = 0)]
-        min_revision: u64,
+        /// The lowest revision that the host may fall back to by itself from it
+        /// [default: as it is for the one in force].
+        #[arg(long, value_name = "REVISION")]
+        min_revision: Option<u64>,
         #[command(flatten)]
         host: HostArgs,
     },
@@ -133,6 +134,10 @@ pub(super) enum PoliciesCommand {
         /// decimals.
         #[arg(long, default_value_t = 100.0, requires = "digest")]
         percent: f64,
+        /// A policy that narrows what this one allows. Repeat it [default: those in
+        /// force].
+        #[arg(long, value_name = "DIGEST", requires = "digest")]
+        overlay: Vec<String>,
         /// Shows what it has found, and ends it.
         #[arg(long, conflicts_with_all = ["digest", "percent"])]
         end: bool,
@@ -196,11 +201,15 @@ pub(super) async fn run(command: PoliciesCommand) -> Result<Exit> {
             }
             None => swap(&host, "/v2/policies/canary/end", json!({})).await,
         },
-        PoliciesCommand::Shadow { digest, percent, end, host } => {
+        PoliciesCommand::Shadow { digest, percent, overlay, end, host } => {
             let operator = Operator::connect(&host).await?;
+            if !operator.is_of_a_host_that_runs() {
+                bail!("no host runs on this data directory, and a shadow is a part of one");
+            }
             let found = match digest {
                 Some(digest) => {
-                    let body = json!({ "percent": percent });
+                    let overlays = (!overlay.is_empty()).then_some(overlay);
+                    let body = json!({ "percent": percent, "overlays": overlays });
                     operator.post(&path(&digest, "/shadow"), &body).await?
                 }
                 None if end => operator.post("/v2/policies/shadow/end", &json!({})).await?,

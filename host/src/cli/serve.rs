@@ -31,8 +31,9 @@ use crate::{
     clock::Clock,
     data_dir::{DataDir, DataDirError},
     engine::Engine,
-    fallback::MAX_OWNERS,
+    fallback::MIN_OWNERS,
     gate::{DEFAULT_FAILED_AUTH_PER_MINUTE, DEFAULT_PREFIX, GateConfig, SELF_PATH},
+    health::MAX_OWNERS,
     host::{Api, Host, Parts},
     keys::{Actor, Ask, CreateAccount, timestamp},
     secret::{Brand, Digest},
@@ -129,7 +130,7 @@ pub(super) struct ServeArgs {
         long,
         env = "WARDKEY_FALL_BACK",
         value_name = "ACCOUNTS",
-        value_parser = clap::value_parser!(u32).range(1..=MAX_OWNERS as i64)
+        value_parser = clap::value_parser!(u32).range(i64::from(MIN_OWNERS)..=MAX_OWNERS as i64)
     )]
     fall_back: Option<u32>,
     /// Lets keys without limits call endpoints that the catalogue does not
@@ -266,6 +267,12 @@ fn check(args: &ServeArgs) -> Result<()> {
     }
     if args.watch && args.policy.is_none() {
         bail!("--watch looks at the file of --policy: give it one");
+    }
+    if args.fall_back.is_some() && args.policy.is_some() {
+        bail!(
+            "--fall-back goes back to what is stored, and the file of --policy is in force \
+             whatever is stored: leave one of them away"
+        );
     }
     let prefix = &args.gate_prefix;
     if !prefix.starts_with('/')

@@ -101,7 +101,7 @@ impl Serialize for ShownSecret {
 /// Tells whether the secret of a key may stand in front-end code. Which ones
 /// may, the policy has written beside the key.
 pub(super) fn is_exposable(key: &KeyRecord) -> bool {
-    key.attributes.iter().any(|(name, value)| name == "safe-to-expose" && value == "yes")
+    crate::health::is_exposable(&key.attributes)
 }
 
 impl KeyFields {

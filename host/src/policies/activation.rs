@@ -6,20 +6,23 @@ use serde_json::{Map, Value, json};
 
 use super::{
     FELL_BACK, Listed, Policies, ROLLED_BACK, State, check_revision,
-    history::{Highest, StackDigests, ways_back},
+    history::{Highest, StackDigests, floor_of, ways_back},
     loaded::tried,
     standard,
 };
 use crate::{
     engine::Policy,
     error::ApiError,
-    fallback::Breach,
+    health::Breach,
     keys::{Actor, Ask},
     secret::Digest,
     share::{CanaryBy, Share},
     stack::{Canary, InForce, MAX_OVERLAYS, Stack},
     storage::{Activation, CanaryRecord, Change, PolicyRecord},
 };
+
+/// Why a policy came into force: somebody wanted it for all.
+const ACTIVATED: &str = "activated";
 
 /// What an overlay exports: what it said of the life of keys nobody would ask.
 const OF_OVERLAYS: &str = "authorizer";
@@ -32,8 +35,9 @@ pub struct Activate {
     /// What shall stand on it, in this order, by the same names. `None`: what
     /// stands there already, so that nobody takes it away by not thinking of it.
     pub overlays: Option<Vec<String>>,
-    /// The lowest revision that the host may fall back to by itself from it.
-    pub min_revision: u64,
+    /// The lowest revision that the host may fall back to by itself from it. `None`:
+    /// as it is for what is in force.
+    pub min_revision: Option<u64>,
 }
 
 /// What is to be in force, found and not yet loaded.
@@ -50,10 +54,7 @@ struct Wanted {
 
 impl Wanted {
     fn stack(&self) -> StackDigests {
-        StackDigests {
-            policy: self.policy.digest,
-            overlays: self.overlays.iter().map(|overlay| overlay.digest).collect(),
-        }
+        digests(&self.policy, &self.overlays)
     }
 
     fn all(&self) -> impl Iterator<Item = &PolicyRecord> {
@@ -99,20 +100,22 @@ impl Policies {
         const ACTION: &str = "policy.activated";
         self.keys
             .audited(ask, ACTION, Some(&wanted.policy), async {
-                check_revision("min_revision", wanted.min_revision)?;
+                check_revision("min_revision", wanted.min_revision.unwrap_or_default())?;
                 let mut highest = self.activating.lock().await;
+                let stored = self.stored().await?;
                 let policy = self.named(&wanted.policy).await?.record;
                 let overlays = match &wanted.overlays {
                     Some(names) => self.overlays_named(names).await?,
-                    None => self.records(&self.stored().await?.overlays).await?,
+                    None => self.records(&stored.overlays).await?,
                 };
-                self.highest(&mut highest).await?.check(&policy, &overlays)?;
+                self.highest(&mut highest).await?.check(&stored, &policy, &overlays)?;
+                let floor = self.last().await?.map_or(0, |last| last.min_revision);
                 let wanted = Wanted {
                     policy,
                     overlays,
                     canary: None,
-                    min_revision: wanted.min_revision,
-                    reason: "activated",
+                    min_revision: wanted.min_revision.unwrap_or(floor),
+                    reason: ACTIVATED,
                     action: ACTION,
                     breach: None,
                 };
@@ -133,33 +136,28 @@ impl Policies {
         self.keys
             .audited(ask, ACTION, to, async {
                 let mut highest = self.activating.lock().await;
-                let stored = self.stored().await?;
+                let activations = self.storage.list_activations(usize::MAX).await?;
+                let last = activations.first();
+                let stored = last.map_or_else(StackDigests::standard, StackDigests::of);
                 let (policy, overlays) = match to {
                     Some(name) => {
                         let overlays = self.records(&stored.overlays).await?;
                         (self.named(name).await?.record, overlays)
                     }
                     None => {
-                        let has_canary =
-                            self.last().await?.is_some_and(|last| last.canary.is_some());
+                        let has_canary = last.is_some_and(|last| last.canary.is_some());
                         // Else not even read: what is in force may be what is damaged.
-                        let stable = match has_canary {
-                            true => Some(self.stack_records(&stored).await?),
-                            false => None,
-                        };
-                        match stable
-                            .filter(|(policy, overlays)| self.trust.check(policy, overlays).is_ok())
-                        {
-                            Some(stable) => stable,
-                            None => self.way_back(0).await?.remove(0),
-                        }
+                        let stable = has_canary.then(|| stored.clone()).into_iter();
+                        self.first_usable(stable.chain(ways_back(&activations))).await?
                     }
                 };
+                let floor = last.map_or(0, |last| last.min_revision);
+                let stack = digests(&policy, &overlays);
                 let wanted = Wanted {
                     policy,
                     overlays,
                     canary: None,
-                    min_revision: 0,
+                    min_revision: floor_of(&activations, &stack).unwrap_or(floor),
                     reason: ROLLED_BACK,
                     action: ACTION,
                     breach: None,
@@ -193,7 +191,7 @@ impl Policies {
                     let message = "this policy is in force for everybody";
                     return Err(ApiError::Conflict(message.to_owned()));
                 }
-                self.highest(&mut highest).await?.check(&canary, &[])?;
+                self.highest(&mut highest).await?.check(&stored, &canary, &[])?;
                 let (policy, overlays) = self.stack_records(&stored).await?;
                 let wanted = Wanted {
                     policy,
@@ -241,8 +239,9 @@ impl Policies {
     }
 
     /// Goes back from a stack that fails: from a canary to what decides for the
-    /// others, else to the nearest stack before it that loads, passes its trial and
-    /// is not below the revision that the activation named.
+    /// others, else to the nearest stack before it that loads, passes its trial, is
+    /// not below the revision that the activation named, and takes no overlay away:
+    /// that would widen.
     ///
     /// # Errors
     ///
@@ -260,13 +259,37 @@ impl Policies {
             return Ok(());
         }
         let is_canary = !Arc::ptr_eq(&self.active.in_force().stable, failing);
-        let floor = self.last().await?.map_or(0, |last| last.min_revision);
+        let activations = self.storage.list_activations(usize::MAX).await?;
+        let last = activations.first();
+        let floor = last.map_or(0, |last| last.min_revision);
+        let stored = last.map_or_else(StackDigests::standard, StackDigests::of);
+        let (_, narrowing) = self.stack_records(&stored).await?;
         let ways = match is_canary {
-            true => vec![self.stack_records(&self.stored().await?).await?],
-            false => self.way_back(floor).await?,
+            true => vec![stored],
+            false => ways_back(&activations),
         };
         let mut refused = None;
-        for (policy, overlays) in ways {
+        for stack in ways {
+            let (policy, overlays) = match self.usable(&stack).await {
+                Ok(Some(usable)) => usable,
+                Ok(None) => continue,
+                Err(err @ ApiError::Unavailable(_)) => return Err(err),
+                // Damaged, or not to be trusted: the one before that may be better.
+                Err(err) => {
+                    refused = Some(err);
+                    continue;
+                }
+            };
+            let stays = |overlay: &PolicyRecord| {
+                let takes_its_place = |other: &PolicyRecord| {
+                    other.digest == overlay.digest
+                        || (other.name == overlay.name && other.revision >= overlay.revision)
+                };
+                overlays.iter().any(takes_its_place)
+            };
+            if !is_canary && (policy.revision < floor || !narrowing.iter().all(stays)) {
+                continue;
+            }
             let wanted = Wanted {
                 policy,
                 overlays,
@@ -281,10 +304,7 @@ impl Policies {
                     self.metrics.fell_back();
                     return Ok(());
                 }
-                // The one before that may be better.
-                Err(err @ (ApiError::PolicyRefused(_) | ApiError::Untrusted(_))) => {
-                    refused = Some(err);
-                }
+                Err(err @ ApiError::PolicyRefused(_)) => refused = Some(err),
                 Err(err) => return Err(err),
             }
         }
@@ -298,7 +318,7 @@ impl Policies {
             (canary.policy.unwrap_or_else(|| standard().digest), canary.share, canary.by)
         });
         let (_, compiled) = self.compiled(&stack, canary).await?;
-        self.swap(compiled);
+        self.swap(compiled, false);
         Ok(())
     }
 
@@ -322,7 +342,8 @@ impl Policies {
         if wanted.all().any(|record| record.retired_at.is_some()) {
             return Err(ApiError::Conflict("this policy was retired".to_owned()));
         }
-        check_overlays(&wanted)?;
+        let canary = wanted.canary.as_ref().map(|(canary, ..)| canary);
+        check_overlays(&wanted.policy, canary, &wanted.overlays)?;
         let last = self.last().await?;
         let before = last.as_ref().map_or_else(StackDigests::standard, StackDigests::of);
         let before_canary = last.as_ref().and_then(|last| last.canary.clone());
@@ -379,7 +400,8 @@ impl Policies {
             }
         }
         if !self.is_pinned {
-            self.swap(compiled);
+            // What somebody activates is looked at anew, also where it is the same.
+            self.swap(compiled, wanted.reason == ACTIVATED);
         }
         tracing::info!(policy = %target, reason = wanted.reason, "a policy was put in force");
         if let Some(highest) = highest {
@@ -448,10 +470,13 @@ impl Policies {
     }
 
     /// Puts in force what was loaded. To be called with `activating` held.
-    fn swap(&self, compiled: Compiled) {
+    fn swap(&self, compiled: Compiled, is_new: bool) {
         let before = self.active.in_force();
         let Compiled { policy, overlays, canary } = compiled;
-        let stable = same_or_new(&before.stable, policy, overlays.clone());
+        let stable = match is_new {
+            true => Arc::new(Stack::new(policy, overlays.clone())),
+            false => same_or_new(&before.stable, policy, overlays.clone()),
+        };
         let canary = canary.map(|(policy, share, by)| {
             let before = before.canary.as_ref().map_or(&before.stable, |canary| &canary.stack);
             Canary { stack: same_or_new(before, policy, overlays), share, by }
@@ -478,31 +503,35 @@ impl Policies {
         }
     }
 
-    /// Returns the stacks before what is in force, the nearest first, without those
-    /// that may not be put in force any more or have a revision below `floor`.
-    async fn way_back(
+    /// Returns the first of these stacks that may be put in force. None of those
+    /// behind it is read.
+    async fn first_usable(
         &self,
-        floor: u64,
-    ) -> Result<Vec<(PolicyRecord, Vec<PolicyRecord>)>, ApiError> {
-        // All of them: the same one may have been put in force many times.
-        let activations = self.storage.list_activations(usize::MAX).await?;
-        let mut ways = Vec::new();
+        stacks: impl Iterator<Item = StackDigests>,
+    ) -> Result<(PolicyRecord, Vec<PolicyRecord>), ApiError> {
         let mut refused = None;
-        for stack in ways_back(&activations) {
-            let (policy, overlays) = self.stack_records(&stack).await?;
-            let is_retired = |record: &PolicyRecord| record.retired_at.is_some();
-            if policy.revision < floor || is_retired(&policy) || overlays.iter().any(is_retired) {
-                continue;
-            }
-            match self.trust.check(&policy, &overlays) {
-                Ok(()) => ways.push((policy, overlays)),
-                Err(err) => refused = refused.or(Some(err)),
+        for stack in stacks {
+            match self.usable(&stack).await {
+                Ok(Some(usable)) => return Ok(usable),
+                Ok(None) => {}
+                Err(ApiError::Untrusted(err)) => refused = refused.or(Some(err)),
+                Err(err) => return Err(err),
             }
         }
-        match ways.is_empty() {
-            true => Err(refused.map_or_else(no_way_back, ApiError::from)),
-            false => Ok(ways),
+        Err(refused.map_or_else(no_way_back, ApiError::from))
+    }
+
+    /// Returns the policies of a stack; `None` if one is retired.
+    async fn usable(
+        &self,
+        stack: &StackDigests,
+    ) -> Result<Option<(PolicyRecord, Vec<PolicyRecord>)>, ApiError> {
+        let (policy, overlays) = self.stack_records(stack).await?;
+        if std::iter::once(&policy).chain(&overlays).any(|record| record.retired_at.is_some()) {
+            return Ok(None);
         }
+        self.trust.check(&policy, &overlays)?;
+        Ok(Some((policy, overlays)))
     }
 
     pub(super) async fn stack_records(
@@ -513,7 +542,7 @@ impl Policies {
         Ok((policy, self.records(&stack.overlays).await?))
     }
 
-    async fn records(&self, digests: &[Digest]) -> Result<Vec<PolicyRecord>, ApiError> {
+    pub(super) async fn records(&self, digests: &[Digest]) -> Result<Vec<PolicyRecord>, ApiError> {
         let mut records = Vec::new();
         for &digest in digests {
             let missing = || ApiError::NotFound { what: "policy", id: digest.to_hex() };
@@ -522,7 +551,10 @@ impl Policies {
         Ok(records)
     }
 
-    async fn overlays_named(&self, names: &[String]) -> Result<Vec<PolicyRecord>, ApiError> {
+    pub(super) async fn overlays_named(
+        &self,
+        names: &[String],
+    ) -> Result<Vec<PolicyRecord>, ApiError> {
         let mut records = Vec::new();
         for name in names {
             records.push(self.named(name).await?.record);
@@ -535,6 +567,11 @@ impl Policies {
 struct Stored {
     policy: Option<Digest>,
     canary: Option<Digest>,
+}
+
+fn digests(policy: &PolicyRecord, overlays: &[PolicyRecord]) -> StackDigests {
+    let overlays = overlays.iter().map(|overlay| overlay.digest).collect();
+    StackDigests { policy: policy.digest, overlays }
 }
 
 fn no_way_back() -> ApiError {
@@ -567,22 +604,25 @@ fn told(stack: &StackDigests, canary: Option<(Digest, Share, CanaryBy)>) -> Map<
 }
 
 /// Refuses overlays that could not do what they are for.
-fn check_overlays(wanted: &Wanted) -> Result<(), ApiError> {
+pub(super) fn check_overlays(
+    policy: &PolicyRecord,
+    canary: Option<&PolicyRecord>,
+    overlays: &[PolicyRecord],
+) -> Result<(), ApiError> {
     let invalid =
         |message: String| Err(ApiError::Invalid { param: "overlays".to_owned(), message });
-    if wanted.overlays.len() > MAX_OVERLAYS {
+    if overlays.len() > MAX_OVERLAYS {
         return invalid(format!("at most {MAX_OVERLAYS} policies are stacked on another"));
     }
-    for (place, overlay) in wanted.overlays.iter().enumerate() {
+    for (place, overlay) in overlays.iter().enumerate() {
         let (digest, name) = (overlay.digest, &overlay.name);
         if overlay.interfaces != OF_OVERLAYS {
             return invalid(format!(
                 "`{name}` exports more than `{OF_OVERLAYS}`, which nobody would ask an overlay for"
             ));
         }
-        let canary = wanted.canary.as_ref().map(|(policy, ..)| policy.digest);
-        let others = wanted.overlays[..place].iter().map(|other| other.digest);
-        if others.chain([wanted.policy.digest]).chain(canary).any(|other| other == digest) {
+        let others = std::iter::once(policy).chain(canary).chain(&overlays[..place]);
+        if others.into_iter().any(|other| other.digest == digest) {
             return invalid(format!("`{name}` would be asked twice"));
         }
     }

@@ -36,7 +36,7 @@ impl StackDigests {
 }
 
 /// The highest revisions that were in force: an older one is not put in force by
-/// mistake.
+/// mistake. What is in force, stays so whatever its revision is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Highest {
     /// Of all policies that overlays can stand on, whatever they are called: each
@@ -70,23 +70,25 @@ impl Highest {
         }
     }
 
-    /// Refuses what is older than what was in force already, unless it is asked for
-    /// as a rollback: an old release that is pushed again by mistake, or by
-    /// somebody who knows what it lets through.
+    /// Refuses what is older than what was in force already, unless it is in force or
+    /// asked for as a rollback: an old release that is pushed again by mistake, or
+    /// by somebody who knows what it lets through.
     pub(super) fn check(
         &self,
+        in_force: &StackDigests,
         policy: &PolicyRecord,
         overlays: &[PolicyRecord],
     ) -> Result<(), ApiError> {
-        let of_overlays = overlays
-            .iter()
-            .map(|overlay| (overlay.revision, self.overlays.get(&overlay.name).copied()));
-        let all = std::iter::once((policy.revision, self.policy)).chain(of_overlays);
-        for (wanted, highest) in all {
-            if let Some(highest) = highest.filter(|&highest| wanted < highest) {
+        let of_overlays =
+            overlays.iter().map(|overlay| (overlay, self.overlays.get(&overlay.name).copied()));
+        for (wanted, highest) in std::iter::once((policy, self.policy)).chain(of_overlays) {
+            let PolicyRecord { digest, name, revision, .. } = wanted;
+            if let Some(highest) = highest.filter(|highest| revision < highest)
+                && !in_force.all().any(|one| one == *digest)
+            {
                 return Err(ApiError::Conflict(format!(
-                    "revision {highest} was in force, and this is revision {wanted}: to go back \
-                     is a rollback"
+                    "revision {highest} was in force, and `{name}` is revision {revision}: to go \
+                     back is a rollback"
                 )));
             }
         }
@@ -106,6 +108,15 @@ pub(super) fn ways_back(activations: &[Activation]) -> Vec<StackDigests> {
         match behind.iter().rposition(|earlier| *earlier == stack) {
             Some(place) if went_back => behind.truncate(place + 1),
             Some(place) if place + 1 == behind.len() => {}
+            None if went_back => {
+                // It never was like this, as with other overlays: what was gone back
+                // from is gone all the same.
+                let same = behind.iter().rposition(|earlier| earlier.policy == stack.policy);
+                // The standard policy is behind everything.
+                let left = same.map_or(behind.len() - 1, |place| place + 1);
+                behind.truncate(left.max(1));
+                behind.push(stack);
+            }
             _ => behind.push(stack),
         }
     }
@@ -113,6 +124,13 @@ pub(super) fn ways_back(activations: &[Activation]) -> Vec<StackDigests> {
     behind.retain(|stack| Some(stack) != in_force.as_ref());
     behind.reverse();
     behind
+}
+
+/// Returns how far back a host may fall from a stack, as the last activation says
+/// that was about it; `None`: there was none.
+pub(super) fn floor_of(activations: &[Activation], stack: &StackDigests) -> Option<u64> {
+    let is_this = |activation: &&Activation| StackDigests::of(activation) == *stack;
+    activations.iter().find(is_this).map(|activation| activation.min_revision)
 }
 
 #[cfg(test)]
@@ -174,8 +192,11 @@ mod tests {
         check(&["a", "a", "b", "b"], &["a", "-"]);
         // Put in force by somebody, what was gone back from is a step again.
         check(&["a", "b", "a:rolled back", "b"], &["a", "-"]);
-        // To where it never was.
-        check(&["a", "b:rolled back"], &["a", "-"]);
+        // To where it never was: not forward from there to what was left.
+        check(&["a", "b:rolled back"], &["-"]);
+        check(&["a:rolled back"], &["-"]);
+        check(&["b", "c", "c+x", "b+x:rolled back"], &["b", "-"]);
+        check(&["b", "c", "c+x", "b+x:rolled back", "b:fell back"], &["-"]);
         check(&["a", "b", "a"], &["b", "-"]);
     }
 

@@ -72,9 +72,9 @@ pub(super) struct Activation {
     /// What shall stand on it, in this order; left out: what stands there.
     #[serde(default)]
     overlays: Option<Vec<String>>,
-    /// The lowest revision to fall back to.
+    /// The lowest revision to fall back to; left out: as it is.
     #[serde(default)]
-    min_revision: u64,
+    min_revision: Option<u64>,
 }
 
 pub(super) async fn activate(
@@ -159,6 +159,9 @@ pub(super) async fn end_canary(
 pub(super) struct StartShadow {
     /// Of how many requests, in percent.
     percent: f64,
+    /// What shall stand on it, in this order; left out: what is in force.
+    #[serde(default)]
+    overlays: Option<Vec<String>>,
 }
 
 pub(super) async fn shadow(
@@ -169,7 +172,8 @@ pub(super) async fn shadow(
 ) -> Result<axum::Json<Value>, ApiError> {
     to_its_end(async move {
         let share = share(asked.percent)?;
-        Ok(axum::Json(host.policies.shadow(&ask, &digest, share).await?))
+        let shadow = host.policies.shadow(&ask, &digest, asked.overlays.as_deref(), share);
+        Ok(axum::Json(shadow.await?))
     })
     .await
 }
