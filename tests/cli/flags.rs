@@ -216,6 +216,8 @@ fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
         (&["--require-policy", "standard"], "--require-policy"),
         (&["--require-policy="], "--require-policy"),
         (&["--min-revision=-1"], "--min-revision"),
+        (&["--fall-back", "1"], "--fall-back"),
+        (&["--fall-back", "101"], "--fall-back"),
         (&["policies", "activate"], "<DIGEST>"),
         (&["policies", "retire", ""], "<DIGEST>"),
         (&["backup"], "--to"),
@@ -230,6 +232,10 @@ fn what_is_asked_wrongly_exits_with_2_and_names_what_is_wrong() {
     let ended = folder.run(&[&FREE_PORTS[..], &["--watch"]].concat());
     assert_eq!(ended.code, 1);
     assert!(ended.stderr.contains("--policy"), "{}", ended.stderr);
+    let both = ["--policy", "a.wasm", "--fall-back", "2"];
+    let ended = folder.run(&[&FREE_PORTS[..], &both].concat());
+    assert_eq!(ended.code, 1);
+    assert!(ended.stderr.contains("leave one of them away"), "{}", ended.stderr);
     for prefix in ["", "v1/", "/v1", "//", "/v1/../", "/v1/%2e/", "/a b/"] {
         let ended = folder.run(&[&FREE_PORTS[..], &["--gate-prefix", prefix]].concat());
         assert_ne!(ended.code, 0, "`{prefix}`");

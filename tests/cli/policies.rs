@@ -75,7 +75,9 @@ fn a_policy_is_pushed_put_in_force_taken_back_and_retired() {
         assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
         assert!(refused.stderr.contains("to go back is a rollback"), "{}", refused.stderr);
         check_swap(folder, &["rollback", "--to", &first], "second", "first");
-        check_swap(folder, &["rollback"], "first", "second");
+        // What was gone back from is gone: on to what was before it.
+        check_swap(folder, &["rollback"], "first", "standard");
+        check_swap(folder, &["activate", &second], "standard", "second");
         let swapped = folder.json(&["policies", "rollback", "--to", "standard"]);
         assert_eq!(swapped["before"]["digest"], *second);
         assert_eq!(swapped["active"]["name"], "standard");

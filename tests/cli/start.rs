@@ -8,6 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::guest::{Guest, answer};
 use crate::program::{
     Ended, FREE_PORTS, Folder, Watchdog, assert_no_secret, end, has_tool, listens, wait_until,
 };
@@ -269,11 +270,13 @@ fn what_is_no_policy_is_refused_and_named() {
     fs::write(folder.path().join("empty.wasm"), "").unwrap();
     fs::write(folder.path().join("core.wasm"), wat::parse_str("(module)").unwrap()).unwrap();
     fs::write(folder.path().join("bare.wasm"), wat::parse_str("(component)").unwrap()).unwrap();
+    fs::write(folder.path().join("open.wasm"), Guest::new(answer()).build()).unwrap();
     for (file, says) in [
         ("garbage.wasm", "no valid component"),
         ("empty.wasm", "no valid component"),
         ("core.wasm", "component"),
         ("bare.wasm", "does not fit the contract"),
+        ("open.wasm", "let a request without a key in when it was tried"),
         ("missing.wasm", "reading the policy"),
     ] {
         let flag = ["--policy", file];

@@ -14,12 +14,16 @@ use std::{
 
 use wardkey::storage::LogFilter;
 
-use crate::*;
+use crate::{overlays::no_posts, *};
 
 const CLIENTS: usize = 4;
 
-/// The floor, in swaps per second of swapping.
-const SWAPS_PER_SECOND: u64 = 10;
+/// How often policies are swapped, in swaps per second.
+const SWAPS_PER_SECOND: u32 = 10;
+
+/// The fewest swaps per second that are a test of anything, on a machine that is
+/// busy with others.
+const FEWEST_SWAPS_PER_SECOND: u64 = 2;
 
 /// A connection that is kept, as clients keep theirs.
 pub(crate) struct Connection {
@@ -148,18 +152,35 @@ fn percentiles(what: &str, mut took: Vec<Duration>) {
 #[test]
 fn no_request_is_lost_or_decided_by_two_while_policies_are_swapped() {
     let seconds = std::env::var("WARDKEY_LOSSLESS_SECONDS").ok();
-    let seconds: u64 = seconds.map_or(4, |seconds| seconds.parse().unwrap());
+    check(seconds.map_or(4, |seconds| seconds.parse().unwrap()), [&[], &[]]);
+}
+
+#[test]
+fn no_request_is_decided_by_one_policy_and_the_overlay_of_another() {
+    check(2, [&[no_posts(ONE)], &[no_posts(TWO), no_posts(THREE)]]);
+}
+
+/// Swaps two policies for so many seconds, each with its overlays, all of which let
+/// through what is asked here.
+fn check(seconds: u64, overlays: [&[Vec<u8>]; 2]) {
     let place = Place::start();
     let refusals = [ONE, TWO];
     let policies = refusals.map(honest);
     let names = [0, 1].map(|index| place.pushed(&policies[index], 1));
+    let overlays = overlays.map(|overlays| {
+        let pushed = overlays.iter().map(|bytes| place.pushed(bytes, 1));
+        pushed.collect::<Vec<String>>()
+    });
     let (stop, swapping) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut swaps = Vec::new();
     let mut swap = |to: usize| {
         let asked = Instant::now();
-        let answer = place.activate(&names[to]);
+        let overlays: Vec<&str> = overlays[to].iter().map(String::as_str).collect();
+        let answer = place.activate_with(&names[to], &overlays);
         assert_eq!(answer.status, 200, "{answer:?}");
         swaps.push(Swap { to, asked, answered: Instant::now() });
+        let pace = Duration::from_secs(1) / SWAPS_PER_SECOND;
+        thread::park_timeout(pace.saturating_sub(asked.elapsed()));
     };
     swap(0);
     // Both halves of the time in turn, so that whatever else the machine does
@@ -198,7 +219,7 @@ fn no_request_is_lost_or_decided_by_two_while_policies_are_swapped() {
         let of_it = seen.iter().filter(|request| request.is_swapping == is_swapping);
         percentiles(what, of_it.map(|request| request.end - request.start).collect());
     }
-    let floor = SWAPS_PER_SECOND * swapped.as_secs();
+    let floor = FEWEST_SWAPS_PER_SECOND * swapped.as_secs();
     assert!(swaps.len() as u64 > floor, "{} swaps", swaps.len());
     assert!(seen.len() as u64 > 100 * seconds, "{} requests", seen.len());
 
@@ -210,10 +231,14 @@ fn no_request_is_lost_or_decided_by_two_while_policies_are_swapped() {
     let mut missing = 0;
     for request in &seen {
         let policy = match logged.get(&request.id) {
-            Some(digest) => {
+            Some((digest, asked)) => {
                 let policy = digests.iter().position(|one| Some(*one) == *digest);
                 let policy = policy.unwrap_or_else(|| panic!("{}: by {digest:?}", request.id));
                 assert!(request.by.is_none_or(|by| by == policy), "{} was by another", request.id);
+                // Overlays are asked about what the policy has allowed.
+                let expected = if request.by.is_none() { &*overlays[policy] } else { &[] };
+                let asked: Vec<String> = asked.iter().map(Digest::to_hex).collect();
+                assert_eq!(asked, expected, "{}: by policy {policy}", request.id);
                 Some(policy)
             }
             None => {
@@ -236,8 +261,8 @@ fn no_request_is_lost_or_decided_by_two_while_policies_are_swapped() {
     assert!(missing * 10 < seen.len(), "{missing} of {} are not in the log", seen.len());
 }
 
-/// Returns the policy of each request in the log.
-fn logged(place: &Place) -> HashMap<String, Option<Digest>> {
+/// Returns the policy of each request in the log, and the overlays that were asked.
+fn logged(place: &Place) -> HashMap<String, (Option<Digest>, Vec<Digest>)> {
     let mut found = HashMap::new();
     let mut before = None;
     loop {
@@ -245,7 +270,9 @@ fn logged(place: &Place) -> HashMap<String, Option<Digest>> {
         let page = place.host.block_on(place.host.storage.find_log(filter)).unwrap();
         let Some((position, _)) = page.last() else { return found };
         before = Some(*position);
-        found.extend(page.into_iter().map(|(_, entry)| (entry.request_id, entry.policy)));
+        found.extend(
+            page.into_iter().map(|(_, entry)| (entry.request_id, (entry.policy, entry.overlays))),
+        );
     }
 }
 

@@ -27,7 +27,7 @@ fn generous() -> Vec<u8> {
 }
 
 impl Place {
-    fn activate_with(&self, policy: &str, overlays: &[&str]) -> Answer {
+    pub(crate) fn activate_with(&self, policy: &str, overlays: &[&str]) -> Answer {
         let body = json!({ "overlays": overlays }).to_string();
         self.ask("POST", &format!("/v2/policies/{policy}/activate"), &body)
     }

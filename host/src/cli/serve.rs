@@ -39,6 +39,7 @@ use crate::{
     secret::{Brand, Digest},
     server,
     storage::{AuditFilter, KeyFilter, KeyRecord, Mode, SqliteStorage, Storage as _},
+    trial::try_policy,
     trust::Trust,
     upstream::UpstreamUrl,
     verification::{Delivery, VerificationConfig, Verifier},
@@ -423,11 +424,16 @@ pub(super) async fn start_host(
         None => "loading the standard policy".to_owned(),
     };
     let dir = Arc::clone(data_dir);
+    let clock = Clock::system();
+    let now = clock.now();
     let (storage, vault, engine, policy) = tokio::task::spawn_blocking(move || {
         let storage = SqliteStorage::open(&dir.database())?;
         let vault = dir.vault()?;
         let engine = Engine::new().map_err(anyhow::Error::from).context("starting the engine")?;
-        let policy = ActivePolicy::load(&engine, bytes.as_deref()).context(loading)?;
+        let policy = ActivePolicy::load(&engine, bytes.as_deref()).context(loading.clone())?;
+        if bytes.is_some() {
+            try_policy(&policy.get(), now).context(loading)?;
+        }
         Ok::<_, anyhow::Error>((storage, vault, engine, policy))
     })
     .await??;
@@ -436,7 +442,6 @@ pub(super) async fn start_host(
     }
     let any = AuditFilter { after: Some(0), limit: 1, ..AuditFilter::default() };
     let audit_key = data_dir.audit_key(storage.list_audit(any).await?.is_empty())?;
-    let clock = Clock::system();
     let engine = Arc::new(engine);
     let host = Host::start(Parts {
         storage: Arc::new(storage),
