@@ -1,6 +1,7 @@
 //! Builds the standard policy, so that `cargo run` is all a newcomer types.
 
-// Tests build components for other catalogues by the same steps.
+// Tests build components for other catalogues, and examples, by the same steps.
+#[expect(dead_code, reason = "what only tests need of it")]
 #[path = "build/component.rs"]
 mod component;
 

@@ -102,13 +102,38 @@ fn without_post_returns(module: &[u8]) -> Result<Vec<u8>> {
     Ok(rewritten.finish())
 }
 
+/// Builds a policy that is a package of its own in `folder`, such as an example, as
+/// its author would, and returns its component.
+pub(crate) fn build_package(root: &Path, out: &Path, folder: &str) -> Result<Vec<u8>> {
+    let mut cargo = cargo(root, out);
+    cargo.arg("--manifest-path").arg(root.join(folder).join("Cargo.toml"));
+    run_cargo(cargo, out)?;
+    let name = Path::new(folder).file_name().unwrap_or_default().to_string_lossy();
+    let core = module(out, &name.replace('-', "_"));
+    let bytes = fs::read(core).context("reading the core module")?;
+    let mut encoder = ComponentEncoder::default().validate(true).module(&bytes)?;
+    encoder.encode().context("wrapping the core module as a component")
+}
+
 /// Compiles `policy/` to a core module and returns its path.
 fn core_module(root: &Path, out: &Path, catalogue: Option<&OsStr>) -> Result<PathBuf> {
     let mut cargo = cargo(root, out);
+    cargo.args(["--package", "wardkey-policy"]);
     match catalogue {
         Some(catalogue) => cargo.env("WARDKEY_CATALOGUE", catalogue),
         None => cargo.env_remove("WARDKEY_CATALOGUE"),
     };
+    run_cargo(cargo, out)?;
+    Ok(module(out, "wardkey_policy"))
+}
+
+/// Returns the path of the core module of a package.
+fn module(out: &Path, name: &str) -> PathBuf {
+    out.join("wasm").join(TARGET).join("release").join(format!("{name}.wasm"))
+}
+
+/// Compiles for the target, with a compiler that has it.
+fn run_cargo(mut cargo: Command, out: &Path) -> Result<()> {
     if !target_is_installed()? {
         if offline() {
             bail!("the target {TARGET} is missing, and downloads are off. Run: {MEND}");
@@ -128,7 +153,7 @@ fn core_module(root: &Path, out: &Path, catalogue: Option<&OsStr>) -> Result<Pat
     if !output.status.success() {
         bail!("cargo failed:\n{}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(out.join("wasm").join(TARGET).join("release").join("wardkey_policy.wasm"))
+    Ok(())
 }
 
 const MEND: &str = "rustup target add wasm32-unknown-unknown";
@@ -159,7 +184,7 @@ fn cargo(root: &Path, out: &Path) -> Command {
     ];
     cargo
         .current_dir(root)
-        .args(["build", "--package", "wardkey-policy", "--lib", "--release"])
+        .args(["build", "--lib", "--release"])
         .args(["--target", TARGET])
         // A directory of its own: the outer cargo holds the lock of its.
         .arg("--target-dir")

@@ -2,7 +2,7 @@
 //!
 //! One corpus of rows by hand ([`corpus`]), cases by the thousand
 //! ([`generated`]), the catalogue against its own text ([`listing`]), another
-//! API's catalogue ([`parcels`]), and the largest key there can be
+//! API's catalogue ([`parcels`]), an overlay ([`read_only`]), and the largest key there can be
 //! ([`largest`]).
 //!
 //! The life of keys: making them ([`creation`]), what becomes of them
@@ -23,6 +23,7 @@ mod listing;
 mod lives;
 mod parcels;
 mod random;
+mod read_only;
 mod rotation;
 mod rows;
 mod showing;

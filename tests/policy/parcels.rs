@@ -22,14 +22,14 @@ use crate::{
 
 #[expect(dead_code, reason = "what only the build script needs of it")]
 #[path = "../../host/build/component.rs"]
-mod build;
+pub(crate) mod build;
 
 /// The catalogue, as a user would name it.
 const CATALOGUE: &str = "policy/examples/parcels/catalogue.toml";
 
 /// Returns the component. Built once for all tests, and by cargo only if
 /// something has changed since the last time.
-fn bytes() -> &'static [u8] {
+pub(crate) fn bytes() -> &'static [u8] {
     static COMPONENT: OnceLock<Vec<u8>> = OnceLock::new();
     COMPONENT.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
