@@ -28,12 +28,14 @@ use crate::{
     secret::Digest,
 };
 
+mod bounds;
 mod budget;
 pub mod contract;
 mod questions;
 
-/// The largest component that is read, in bytes. The standard policy is a
-/// fiftieth of it; compiling takes time and memory in proportion.
+/// The largest component that is read, in bytes. The standard policy has 229 KB.
+/// What compiling takes does not follow from it: that is bounded by what the bytes
+/// ask for.
 pub const MAX_COMPONENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// The most memory that an instance may grow to, in bytes. Room for a policy
@@ -85,6 +87,16 @@ pub enum LoadError {
     /// Larger than [`MAX_COMPONENT_BYTES`].
     #[error("the component has {0} bytes, and at most {MAX_COMPONENT_BYTES} are read")]
     TooLarge(usize),
+    /// It asks more of the compiler than a policy may.
+    #[error("the component has {count} {what}, and at most {limit} are accepted")]
+    Beyond {
+        /// Of what.
+        what: &'static str,
+        /// How many it has, as far as they were counted.
+        count: u64,
+        /// How many it may have.
+        limit: u64,
+    },
     /// It does not parse, validate or compile.
     #[error("this is no valid component: {}", causes(.0))]
     Invalid(wasmtime::Error),
@@ -206,8 +218,8 @@ impl Engine {
         Ok(Self { engine, linker, clockwork })
     }
 
-    /// Compiles a component and checks it against the contract. Takes up to
-    /// seconds: not for a thread that requests wait for.
+    /// Measures a component, compiles it, and checks it against the contract. Takes
+    /// up to seconds: not for a thread that requests wait for.
     ///
     /// # Errors
     ///
@@ -216,6 +228,7 @@ impl Engine {
         if bytes.len() > MAX_COMPONENT_BYTES {
             return Err(LoadError::TooLarge(bytes.len()));
         }
+        let cases = bounds::check(bytes)?;
         // Bytes and never text or compiled code: the text format is a
         // convenience for tests, and compiled code would be run as it is.
         let component = Component::from_binary(&self.engine, bytes).map_err(LoadError::Invalid)?;
@@ -243,6 +256,7 @@ impl Engine {
             _clockwork: Arc::clone(&self.clockwork),
             digest: Digest::of_bytes(bytes),
             size_bytes: bytes.len(),
+            cases,
             pre,
         };
         policy.check_types()?;
@@ -272,6 +286,7 @@ pub struct Policy {
     _clockwork: Arc<Epoch>,
     digest: Digest,
     size_bytes: usize,
+    cases: Option<Vec<u8>>,
     authorizer: authorizer::GuestIndices,
     /// The one function of `authorizer`.
     authorize: ComponentExportIndex,
@@ -322,6 +337,12 @@ impl Policy {
     /// Returns the size of the component in bytes.
     pub fn size_bytes(&self) -> usize {
         self.size_bytes
+    }
+
+    /// Returns the section in which the policy carries cases of its own, if it has
+    /// one. Nobody has read it yet.
+    pub fn cases(&self) -> Option<&[u8]> {
+        self.cases.as_deref()
     }
 
     /// Returns the names of the interfaces that the policy exports.
