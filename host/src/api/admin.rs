@@ -8,7 +8,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::{DefaultBodyLimit, Extension, Request, State},
     handler::Handler as _,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
@@ -27,7 +27,7 @@ use crate::{
     data_dir::DataDir,
     decide::Decided,
     engine::{
-        MAX_COMPONENT_BYTES,
+        LoadError, MAX_COMPONENT_BYTES,
         contract::{Decision, Key, Request as Question},
     },
     error::ApiError,
@@ -450,13 +450,19 @@ const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 const PUSH_PATH: &str = "/v2/policies";
 
 async fn read_body(parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
-    let max_bytes = match parts.uri.path() {
+    let is_component = parts.uri.path() == PUSH_PATH;
+    let max_bytes = match is_component {
         // One more, so that what is too large is told so by who knows why.
-        PUSH_PATH => MAX_COMPONENT_BYTES + 1,
-        _ => MAX_BODY_BYTES,
+        true => MAX_COMPONENT_BYTES + 1,
+        false => MAX_BODY_BYTES,
     };
     if parts.method == Method::GET {
         return Ok(Bytes::new());
+    }
+    // What announces that it is too large is not read at all.
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if is_component && announced > max_bytes {
+        return Err(LoadError::TooLarge(announced).into());
     }
     let read = timeout(BODY_TIMEOUT, Limited::new(body, max_bytes).collect()).await;
     match read {
@@ -464,7 +470,8 @@ async fn read_body(parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
         Ok(Err(_)) | Err(_) => Err(ApiError::Invalid {
             param: "body".to_owned(),
             message: format!(
-                "send at most {max_bytes} bytes, all of them, within {} seconds",
+                "send at most {} bytes, all of them, within {} seconds",
+                max_bytes - usize::from(is_component),
                 BODY_TIMEOUT.as_secs()
             ),
         }),
