@@ -22,6 +22,9 @@ fn main() {
     if let Some(catalogue) = &catalogue {
         println!("cargo::rerun-if-changed={}", root.join(catalogue).display());
     }
+    if let Some(cases) = component::cases(&root, catalogue.as_deref()) {
+        println!("cargo::rerun-if-changed={}", cases.display());
+    }
     let component = match component::ready(&root) {
         Ok(None) => component::build(&root, &out, catalogue.as_deref()),
         Ok(Some(ready)) => Ok(ready),

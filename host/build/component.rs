@@ -22,7 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use wasm_encoder::{ExportSection, Module, RawSection};
+use wasm_encoder::{ComponentSection as _, CustomSection, ExportSection, Module, RawSection};
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
@@ -33,6 +33,12 @@ mod shim;
 /// The environment variables that a build depends on.
 pub(crate) const VARIABLES: &[&str] =
     &["WARDKEY_POLICY_WASM", "WARDKEY_CATALOGUE", "WARDKEY_OFFLINE"];
+
+/// The catalogue of a policy that is built without another.
+const STANDARD_CATALOGUE: &str = "policy/catalogue.toml";
+
+/// The custom section in which a policy carries cases of its own.
+const CASES_SECTION: &str = "wardkey:cases";
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -70,10 +76,22 @@ pub(crate) fn build(root: &Path, out: &Path, catalogue: Option<&OsStr>) -> Resul
         .context("the core module holds no WIT")?
         .encode()
         .context("wrapping the core module as a component")?;
-    let component = without_shim(&component).context("rewriting the component")?;
+    let mut component = without_shim(&component).context("rewriting the component")?;
+    if let Some(cases) = cases(root, catalogue) {
+        let data = fs::read(&cases).with_context(|| format!("reading `{}`", cases.display()))?;
+        let section = CustomSection { name: CASES_SECTION.into(), data: data.into() };
+        section.append_to_component(&mut component);
+    }
     let path = out.join("policy.wasm");
     fs::write(&path, component).context("writing the component")?;
     Ok(path)
+}
+
+/// Returns the file of the cases that belong to a catalogue: `cases.json` beside
+/// it, if there is one.
+pub(crate) fn cases(root: &Path, catalogue: Option<&OsStr>) -> Option<PathBuf> {
+    let catalogue = root.join(catalogue.unwrap_or(STANDARD_CATALOGUE.as_ref()));
+    Some(catalogue.with_file_name("cases.json")).filter(|cases| cases.is_file())
 }
 
 /// Returns the module without its exports `cabi_post_…`.

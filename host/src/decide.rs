@@ -14,7 +14,7 @@ use crate::{
     engine::{
         EngineError, Policy, Run,
         contract::{
-            Credential, Decision, Key, Request,
+            Account, Credential, Decision, Key, Request,
             explain::{Explanation, Step},
         },
     },
@@ -359,8 +359,8 @@ pub(crate) enum Reads<'a> {
     /// Storage itself, past the cache: for who must hold nothing that a request
     /// waits for.
     Storage(&'a dyn Storage),
-    /// Nothing: there is no such key, and no such account.
-    Nothing,
+    /// Nothing but these accounts: there is no such key, and no other account.
+    Only(&'a [Account]),
 }
 
 impl Reads<'_> {
@@ -374,7 +374,7 @@ impl Reads<'_> {
                     Self::Storage(storage) => {
                         storage.find_key_by_digest(digest).await?.map(|key| Arc::new(key.into()))
                     }
-                    Self::Nothing => None,
+                    Self::Only(_) => None,
                 };
                 facts.add_key(digest, key);
             }
@@ -394,7 +394,10 @@ impl Reads<'_> {
                                 .flatten()
                                 .map(|account| Arc::new(account.into()))
                         }
-                        Self::Nothing => None,
+                        Self::Only(accounts) => {
+                            let account = accounts.iter().find(|account| account.id == id);
+                            account.cloned().map(Arc::new)
+                        }
                     };
                     facts.add_account(id, account);
                 }

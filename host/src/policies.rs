@@ -33,6 +33,7 @@ use crate::{
     secret::Digest,
     stack::Stack,
     storage::{Activation, Change, PolicyRecord, Storage},
+    trial::cases,
     trust::{PolicyKey, Trust, TrustError},
 };
 
@@ -117,13 +118,16 @@ pub struct Listed {
     pub overlays: Vec<Digest>,
     /// Which of the keys that this host trusts has signed it.
     pub signed_by: Option<PolicyKey>,
+    /// How many cases of its own it has passed, where it was just pushed and
+    /// carries any.
+    pub cases: Option<usize>,
 }
 
 impl Listed {
     /// Returns it as the management listener shows it.
     pub fn to_json(&self) -> Value {
         let record = &self.record;
-        json!({
+        let mut shown = json!({
             "object": "policy",
             "digest": record.digest.to_hex(),
             "name": record.name,
@@ -139,7 +143,11 @@ impl Listed {
             "retired": record.retired_at.map(timestamp),
             "signed": record.signature.is_some(),
             "signed_by": self.signed_by.map(|key| key.to_string()),
-        })
+        });
+        if let Some(cases) = self.cases {
+            shown["cases"] = cases.into();
+        }
+        shown
     }
 }
 
@@ -266,6 +274,7 @@ impl Policies {
                     return self.sign_kept(ask, ACTION, record, wanted).await;
                 }
                 let policy = self.load(Arc::clone(&wanted.bytes)).await?;
+                let cases = cases::count(&policy);
                 let record = PolicyRecord {
                     digest,
                     name: wanted.name,
@@ -284,9 +293,11 @@ impl Policies {
                     "revision": record.revision,
                     "size_bytes": record.size_bytes,
                     "signed": record.signature.is_some(),
+                    "cases": cases,
                 });
                 let entry = self.keys.entry(ask, ACTION, Some(&target), None, Some(after));
-                let listed = self.listed(record.clone());
+                let carried = Some(cases).filter(|&cases| cases > 0);
+                let listed = Listed { cases: carried, ..self.listed(record.clone()) };
                 let change = Change {
                     new_policies: vec![(record, wanted.bytes)],
                     audit: vec![entry],
@@ -461,7 +472,8 @@ impl Policies {
             State::Active | State::Canary => in_force.stable.overlay_digests(),
             State::Overlay | State::Ready | State::Retired => Vec::new(),
         };
-        Listed { signed_by: self.trust.signer_of(&record), record, state, overlays }
+        let signed_by = self.trust.signer_of(&record);
+        Listed { record, state, overlays, signed_by, cases: None }
     }
 }
 

@@ -3,18 +3,20 @@
 //!
 //! It asks what no rules can change: that there is an answer within the budget,
 //! that nobody gets in without a key, or as somebody else, and that the
-//! interfaces which the policy exports answer.
+//! interfaces which the policy exports answer. What its own rules are, the policy
+//! may say in [`cases`] that it carries, and has to keep to.
 
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
+use self::cases::{Case, Disagreement, Unreadable};
 use crate::{
     decide::{DecideError, Reads, decide_by},
     engine::{
         EngineError, Policy,
         contract::{
-            Credential, Decision, Key, MalformedCredential, Mode, Request, Source,
+            Account, Credential, Decision, Key, MalformedCredential, Mode, Request, Source,
             WellFormedCredential,
         },
     },
@@ -22,6 +24,15 @@ use crate::{
     secret::Digest,
     stack::Stack,
 };
+
+pub mod cases;
+
+/// What a policy has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// How many cases of its own.
+    pub cases: usize,
+}
 
 /// Why a policy is not fit to decide.
 #[derive(Debug, thiserror::Error)]
@@ -40,17 +51,31 @@ pub enum TrialError {
     /// It let somebody in whom it cannot know.
     #[error("the policy let {0} in when it was tried")]
     LetIn(&'static str),
+    /// What it carries as cases is none.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// It gave no decision in a case of its own.
+    #[error("the policy failed in its case `{case}`: {source}")]
+    FailedCase {
+        /// The case.
+        case: String,
+        /// How it failed.
+        source: DecideError,
+    },
+    /// It decided otherwise than it says itself.
+    #[error(transparent)]
+    Case(#[from] Disagreement),
 }
 
 /// The account of the keys that policies are tried with.
 const ACCOUNT: &str = "acct_1";
 
-/// Tries a policy with what it has to get right.
+/// Tries a policy with what it has to get right, and with its own cases.
 ///
 /// # Errors
 ///
 /// [`TrialError`] says what it did instead.
-pub fn try_policy(policy: &Arc<Policy>, now: u64) -> Result<(), TrialError> {
+pub fn try_policy(policy: &Arc<Policy>, now: u64) -> Result<Passed, TrialError> {
     let stack = Stack::new(Arc::clone(policy), Vec::new());
     let digest = Digest::of("a secret that nobody has");
     let presented = Credential::WellFormed(WellFormedCredential {
@@ -83,7 +108,7 @@ pub fn try_policy(policy: &Arc<Policy>, now: u64) -> Result<(), TrialError> {
             };
             let mut facts = Facts::default();
             facts.add_key(digest, key.clone());
-            match decide(&stack, &request, facts, key.as_deref()) {
+            match decide(&stack, &request, facts, key.as_deref(), &[]) {
                 Ok(_) => {}
                 // Nothing else is refused of what is decided without a key.
                 Err(DecideError::Engine { source: EngineError::Garbage(_), .. })
@@ -114,18 +139,35 @@ pub fn try_policy(policy: &Arc<Policy>, now: u64) -> Result<(), TrialError> {
             Err(source) => return Err(TrialError::Failed { case, source }),
         }
     }
-    Ok(())
+    let cases = policy.cases().map_or_else(|| Ok(Vec::new()), cases::read)?;
+    cases.iter().try_for_each(|case| try_case(&stack, case))?;
+    Ok(Passed { cases: cases.len() })
 }
 
-/// Decides as a request is decided, over storage in which nothing else is.
+/// Tries a policy with a case of its own.
+fn try_case(stack: &Stack, case: &Case) -> Result<(), TrialError> {
+    let request = case.request();
+    let mut facts = Facts::default();
+    facts.add_key(case.digest(), case.key.clone().map(Arc::new));
+    let is_presented = matches!(request.credential, Credential::WellFormed(_));
+    let key = case.key.as_ref().filter(|_| is_presented);
+    let decision = decide(stack, &request, facts, key, &case.accounts)
+        .map_err(|source| TrialError::FailedCase { case: case.name.clone(), source })?;
+    Ok(case.judge(&decision)?)
+}
+
+/// Decides as a request is decided, over storage in which nothing else is but
+/// these accounts.
 fn decide(
     stack: &Stack,
     request: &Request<'_>,
     mut facts: Facts,
     key: Option<&Key>,
+    accounts: &[Account],
 ) -> Result<Decision, DecideError> {
     // It reads nothing, so that there is nothing to wait for.
-    let decided = decide_by(stack, request, &mut facts, key, Reads::Nothing).now_or_never();
+    let reads = Reads::Only(accounts);
+    let decided = decide_by(stack, request, &mut facts, key, reads).now_or_never();
     let policy = stack.policy().digest();
     decided.unwrap_or(Err(DecideError::Insatiable { policy })).map(|(decision, _)| decision)
 }

@@ -46,6 +46,7 @@ use wardkey::{
     vault::{KeyEncryptionKey, Vault},
     verification::{Delivery, Verifier},
 };
+use wasm_encoder::{ComponentSection as _, CustomSection};
 
 /// When every test begins: 2030-01-01T00:00:00Z.
 pub const NOON: u64 = 1_893_456_000;
@@ -58,6 +59,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub fn engine() -> &'static Arc<Engine> {
     static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
     ENGINE.get_or_init(|| Arc::new(Engine::new().unwrap()))
+}
+
+/// Adds cases to a component that a policy has to pass.
+pub fn with_cases(mut component: Vec<u8>, cases: &str) -> Vec<u8> {
+    let section = CustomSection { name: "wardkey:cases".into(), data: cases.as_bytes().into() };
+    section.append_to_component(&mut component);
+    component
 }
 
 /// What a test puts between a host and its storage.

@@ -1,8 +1,9 @@
 //! Are the decisions right, and the same natively and through the component?
 //!
 //! One corpus of rows by hand ([`corpus`]), cases by the thousand
-//! ([`generated`]), the catalogue against its own text ([`listing`]), another
-//! API's catalogue ([`parcels`]), an overlay ([`read_only`]), and the largest key there can be
+//! ([`generated`]), the cases that the component carries itself ([`cases`]), the
+//! catalogue against its own text ([`listing`]), another API's catalogue
+//! ([`parcels`]), an overlay ([`read_only`]), and the largest key there can be
 //! ([`largest`]).
 //!
 //! The life of keys: making them ([`creation`]), what becomes of them
@@ -12,6 +13,7 @@
 //! Every question is asked in [`both`] ways.
 
 mod both;
+mod cases;
 mod changing;
 #[path = "../common/mod.rs"]
 mod common;

@@ -6,12 +6,15 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     thread,
 };
 
 use serde_json::json;
-use wardkey::engine::{Policy, contract as host};
+use wardkey::{
+    engine::{Policy, contract as host},
+    trial::try_policy,
+};
 use wardkey_policy::contract::{Key, Request};
 
 use crate::{
@@ -182,6 +185,15 @@ fn it_lists_its_own_permissions_and_gives_the_same_default_keys() {
     let native: Vec<String> = default_keys(OWNER).into_iter().map(|plan| plan.prefix).collect();
     assert_eq!(kinds(&policy().default_keys(OWNER, NOW).unwrap()), native);
     assert_ne!(policy().digest(), crate::both::standard().digest());
+}
+
+/// They lie beside the catalogue, and not beside the rules.
+#[test]
+fn it_carries_its_own_cases_and_passes() {
+    let file = include_str!("../../policy/examples/parcels/cases.json");
+    let policy = Arc::new(engine().load(bytes()).unwrap());
+    assert_eq!(policy.cases(), Some(file.as_bytes()));
+    assert_eq!(try_policy(&policy, NOW).unwrap().cases, 12);
 }
 
 #[test]

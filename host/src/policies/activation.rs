@@ -376,7 +376,8 @@ impl Policies {
         let state = if self.is_pinned { State::Ready } else { State::Active };
         let overlays = wanted.stack().overlays;
         let signed_by = self.trust.signer_of(&wanted.policy);
-        let listed = Listed { record: wanted.policy.clone(), state, overlays, signed_by };
+        let record = wanted.policy.clone();
+        let listed = Listed { record, state, overlays, signed_by, cases: None };
         let answer = match &wanted.canary {
             Some((canary, ..)) => {
                 let (record, signed_by) = (canary.clone(), self.trust.signer_of(canary));

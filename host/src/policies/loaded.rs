@@ -63,7 +63,7 @@ impl Loaded {
 
 /// Tries a policy: it may spend its budget each time that it is asked.
 pub(super) async fn tried(policy: Arc<Policy>, now: u64) -> Result<Arc<Policy>, ApiError> {
-    let trial = tokio::task::spawn_blocking(move || try_policy(&policy, now).map(|()| policy));
+    let trial = tokio::task::spawn_blocking(move || try_policy(&policy, now).map(|_| policy));
     let tried = trial.await.map_err(|err| ApiError::Internal(err.into()))?;
     Ok(tried?)
 }
