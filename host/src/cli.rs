@@ -1,8 +1,8 @@
 //! The command line: `<noun> <verb>`, and `serve`, which is the default.
 //!
-//! Every command but `serve` speaks HTTP to the routes of the admin listener:
-//! over the socket of the host that runs, or, where none runs, to a host of its
-//! own without listeners. So there is one implementation of each.
+//! Every command but `serve` and `policies try` speaks HTTP to the routes of the
+//! admin listener: over the socket of the host that runs, or, where none runs, to
+//! a host of its own without listeners. So there is one implementation of each.
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
@@ -23,6 +23,7 @@ mod policies;
 mod print;
 mod rules;
 mod serve;
+mod trial;
 mod trust;
 mod watch;
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use wardkey::{active_policy::STANDARD_POLICY, engine::MAX_COMPONENT_BYTES};
 
 use crate::{
-    common::policy_named,
+    common::{policy_named, with_cases},
     guest::{Guest, answer, deny},
     program::{Folder, Running, wait_until, with_and_without_a_host},
 };
@@ -123,6 +123,58 @@ fn what_is_no_policy_is_not_kept() {
         }
         check_states(folder, &[("standard", "active")]);
     });
+}
+
+#[test]
+fn rules_are_tried_without_a_host_and_without_a_folder() {
+    let folder = Folder::empty();
+    let file = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    file("good.wasm", STANDARD_POLICY);
+    let tried = folder.run(&["policies", "try", "good.wasm"]);
+    assert_eq!((tried.code, tried.stderr.as_str()), (0, ""), "{tried:?}");
+    assert!(tried.stdout.contains("\npassed               nobody gets in without a key\n"));
+    let json = folder.run(&["policies", "try", "good.wasm", "--json"]);
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    let cases = json["cases"].as_array().unwrap().len();
+    assert!(tried.stdout.ends_with(&format!("cases                {cases}\n")), "{tried:?}");
+    assert!(cases >= 36, "{cases}");
+    assert_eq!(json["size_bytes"], STANDARD_POLICY.len());
+
+    // No cases are none that fail.
+    file("silent.wasm", &Guest::new(deny()).build());
+    let tried = folder.run(&["policies", "try", "silent.wasm"]);
+    assert!(tried.code == 0 && tried.stdout.ends_with("cases                0\n"), "{tried:?}");
+
+    let case = |expect: &str| {
+        let request = r#"{"method": "GET", "path": "/"}"#;
+        let cases =
+            format!(r#"[{{"name": "it is open", "request": {request}, "expect": {expect}}}]"#);
+        with_cases(Guest::new(deny()).build(), &cases)
+    };
+    file("wrong.wasm", &case(r#"{"allow": {}}"#));
+    file("cases.wasm", &case(r#"{"maybe": {}}"#));
+    file("open.wasm", &Guest::new(answer()).build());
+    file("garbage.wasm", b"not a component");
+    file("large.wasm", &vec![0; MAX_COMPONENT_BYTES + 2]);
+    let functions = Guest { more: "(func)".repeat(10_001), ..Guest::new(deny()) };
+    file("heavy.wasm", &functions.build());
+    for (file, says) in [
+        ("wrong.wasm", "does not pass its case `it is open`: expected was that the request is"),
+        ("cases.wasm", "the policy's cases cannot be read: unknown variant `maybe`"),
+        ("open.wasm", "let a request without a key in"),
+        ("garbage.wasm", "no valid component"),
+        ("large.wasm", "at most 8388608 are read"),
+        ("heavy.wasm", "functions, and at most 10000 are accepted"),
+        ("missing.wasm", "reading the policy `missing.wasm`"),
+    ] {
+        let refused = folder.run(&["policies", "try", file]);
+        assert_eq!((refused.code, refused.stdout.as_str()), (1, ""), "{file}: {refused:?}");
+        assert!(refused.stderr.contains(says), "{file}: {}", refused.stderr);
+        assert!(refused.stderr.starts_with("error: "), "{file}: {}", refused.stderr);
+    }
+    let left = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left = left.filter(|name| !name.to_string_lossy().ends_with(".wasm"));
+    assert_eq!(left.count(), 0, "it has left something behind");
 }
 
 /// Returns what a key is answered at the gate.

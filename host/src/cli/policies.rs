@@ -14,6 +14,7 @@ use super::{
     Exit, HostArgs,
     operator::{Filter, Operator, escaped},
     print,
+    trial::{self, TryArgs},
 };
 use crate::engine::MAX_COMPONENT_BYTES;
 
@@ -68,6 +69,9 @@ pub(super) enum PoliciesCommand {
         #[command(flatten)]
         host: HostArgs,
     },
+    /// Loads a policy and tries it, with its own cases too, as a host does that it
+    /// is pushed to. Needs no host, and keeps nothing.
+    Try(TryArgs),
     /// Lists policies, newest first.
     List {
         #[command(flatten)]
@@ -181,6 +185,7 @@ pub(super) async fn run(command: PoliciesCommand) -> Result<Exit> {
             let operator = Operator::connect(&host).await?;
             pushed(&host, operator.post_component(&said.of("/v2/policies"), bytes).await?)
         }
+        PoliciesCommand::Try(args) => trial::run(&args),
         PoliciesCommand::List { host } => list(&host).await,
         PoliciesCommand::Show { digest, host } => {
             show(&host, &Operator::connect(&host).await?.get(&path(&digest, "")).await?)
@@ -244,6 +249,9 @@ fn pushed(args: &HostArgs, policy: Value) -> Result<Exit> {
     } else {
         // What was there already keeps the name that it had.
         print::note(format_args!("It is {}.", named(&policy)));
+        if let Some(cases) = policy["cases"].as_u64() {
+            print::note(format_args!("Cases of its own that it has passed: {cases}."));
+        }
         print::line(print::text(&policy, "digest"))?;
     }
     Ok(Exit::Fine)
