@@ -1,7 +1,10 @@
 //! Policies that take long.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -94,4 +97,67 @@ fn loops_on_every_worker_do_not_stop_the_others() {
     });
     println!("the longest wait was {worst:?}");
     assert!(worst < MAX_WAIT, "{worst:?}");
+}
+
+/// How many threads serve the host of these tests.
+const WORKERS: usize = 2;
+
+/// How often a request has its turn until it is answered: its connection is
+/// accepted, it is read and decided, and its answer is written; and one for
+/// whatever else wakes a worker.
+const TURNS: usize = 4;
+
+/// A policy that loops on some path only. In each of its turns a request waits for
+/// the loops that are before it, and there are never more than there are callers:
+/// what it waits for is counted in loops, of at most two budgets each, whatever
+/// the machine is doing.
+#[test]
+fn good_requests_are_answered_while_others_loop_on_every_worker() {
+    // The length of the path.
+    let on_long = format!(
+        "(if (i32.gt_u (i32.load offset=68 (local.get $request)) (i32.const 30))
+            (then (loop $on (br $on)))) {}",
+        honest()
+    );
+    let host = TestHost::start();
+    let secret = host.default_secret("secret", Mode::Test);
+    let policy = engine().load(&Guest::new(on_long).build()).unwrap();
+    host.host.policy().activate(Arc::new(policy));
+    for callers in [WORKERS, 4 * WORKERS] {
+        let (stop, loops) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let (worst, longest) = thread::scope(|scope| {
+            for _ in 0..callers {
+                scope.spawn(|| {
+                    let path = "/v1/charges/ch_and_so_on_and_so_on";
+                    while !stop.load(Ordering::SeqCst) {
+                        assert_eq!(host.call("GET", path, secret.expose()).status, 503);
+                        loops.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            let _stop = Stop(&stop);
+            let (mut worst, mut longest) = (0, Duration::ZERO);
+            for _ in 0..20 {
+                let (before, start) = (loops.load(Ordering::SeqCst), Instant::now());
+                assert_eq!(host.call("GET", "/v1/charges", secret.expose()).status, 200);
+                worst = worst.max(loops.load(Ordering::SeqCst) - before);
+                longest = longest.max(start.elapsed());
+            }
+            (worst, longest)
+        });
+        println!(
+            "with {callers} callers that loop on {WORKERS} workers, a good request waited for \
+             {worst} loops at most, and {longest:?}"
+        );
+        assert!(worst <= TURNS * callers, "{worst} loops with {callers} callers");
+    }
+}
+
+/// Stops the loops also where a check has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

@@ -165,6 +165,29 @@ fn a_policy_that_traps_decides_nothing() {
     place.check("a trap once it has answered", &guest, 500, "internal");
 }
 
+/// It counts in all that it has, and would trap when it is asked the third time.
+#[test]
+fn a_trap_on_a_later_call_never_comes() {
+    const CALLS: u32 = 100;
+    let count = "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+        (i32.store (i32.const 40000) (i32.add (i32.load (i32.const 40000)) (i32.const 1)))
+        (if (i32.or (i32.gt_u (global.get $calls) (i32.const 2))
+                    (i32.gt_u (i32.load (i32.const 40000)) (i32.const 2)))
+            (then unreachable))";
+    let counting = |times: usize| Guest {
+        more: "(global $calls (mut i32) (i32.const 0))".into(),
+        ..Guest::new(format!("{} {}", count.repeat(times), honest()))
+    };
+    let place = Place::new();
+    let counts = engine().load(&counting(1).build()).unwrap();
+    place.host.host.policy().activate(Arc::new(counts));
+    for _ in 0..CALLS {
+        assert_eq!(place.call().status, 200);
+    }
+    // The trap is there: within one call, it comes.
+    place.check("counted to three", &counting(3), 500, "internal");
+}
+
 #[test]
 fn a_policy_gets_four_mebibytes_and_no_more() {
     let place = Place::new();

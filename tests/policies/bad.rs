@@ -7,9 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
 use wardkey::engine::MAX_COMPONENT_BYTES;
 
 use crate::{
+    common::with_cases,
     guest::{component, deny, find_key, grant},
     *,
 };
@@ -39,10 +41,9 @@ fn of_other_types() -> Vec<u8> {
     )
 }
 
-/// One whose compilation takes long: many functions, which nobody calls,
-/// in which everything depends on everything.
-fn heavy(authorize: String) -> Vec<u8> {
-    const FUNCTIONS: u32 = 130;
+/// One that asks of the compiler nearly all that it may: many functions, which
+/// nobody calls, in which everything depends on everything.
+fn heavy(authorize: String, functions: usize) -> Vec<u8> {
     const STEPS: u32 = 200;
     let step: String = (0..STEPS)
         .map(|n| {
@@ -59,7 +60,31 @@ fn heavy(authorize: String) -> Vec<u8> {
         .collect();
     let locals = "(local i64) ".repeat(39);
     let one = format!("(func (param i64) (result i64) {locals} {step} (local.get 0))\n");
-    Guest { more: one.repeat(FUNCTIONS as usize), ..Guest::new(authorize) }.build()
+    Guest { more: one.repeat(functions), ..Guest::new(authorize) }.build()
+}
+
+/// So many functions that it is still compiled; a few more, and it is not.
+const HEAVY: usize = 130;
+const TOO_HEAVY: usize = 140;
+
+/// Components that instantiate each other twice, so that the last stands for more
+/// than can be counted.
+fn doubling() -> Vec<u8> {
+    const COMPONENTS: usize = 60;
+    let one = |n: usize| {
+        let alias = format!("(alias outer 1 $c{} (component $x))", n - 1);
+        let twice = "(instance (instantiate $x)) ".repeat(2);
+        format!("(component $c{n} {alias} {twice})")
+    };
+    let all: String = (1..COMPONENTS).map(one).collect();
+    wat::parse_str(format!("(component (component $c0) {all})")).unwrap()
+}
+
+/// A small function in which a value has many ways to many places.
+fn loops() -> String {
+    let (open, close) = ("(loop ".repeat(300), "(br_if 0 (local.get 0)))".repeat(300));
+    let add = "(local.set 1 (i32.add (local.get 1) (i32.const 1)))";
+    format!("(func (param i32) {} {open} {add} {close})", "(local i32) ".repeat(300))
 }
 
 /// What is pushed, and what the refusal says. That they are refused when they
@@ -91,6 +116,18 @@ fn rows() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         deny()
     );
     let any_key = format!("{known_only} {}", find_key(0) + &anonymous);
+    let case = |expect: &str| {
+        format!(
+            r#"[{{"name": "it is let in", "key": {{"kind": "any"}},
+                "request": {{"method": "GET", "path": "/"}}, "expect": {{{expect}}}}}]"#
+        )
+    };
+    let good = case(r#""allow": {}"#);
+    let one = &good[1..good.len() - 1];
+    // The length of the path: one that no trial has.
+    let on_long = "(if (i32.gt_u (i32.load offset=68 (local.get $request)) (i32.const 30))
+        (then unreachable))";
+    let elsewhere = good.replace(r#""path": "/""#, r#""path": "/v1/charges/and_so_on_and_so_on""#);
     // In as the key that was presented, or, where there is none, as another.
     let honest = honest(ONE);
     let standard = STANDARD_POLICY;
@@ -167,7 +204,50 @@ fn rows() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "as another key",
         ),
         ("in in the other mode", tried(&honest_with(&store(grant::MODE, 1))), "as another key"),
-        ("heavy, and open to everybody", heavy(answer()), open),
+        ("heavy, and open to everybody", heavy(answer(), HEAVY), open),
+        ("too heavy", heavy(deny(), TOO_HEAVY), "steps times values, and at most 64000000"),
+        (
+            "small, and the work of minutes",
+            Guest { more: loops(), ..Guest::new(deny()) }.build(),
+            "300 loops in each other, and at most 64",
+        ),
+        ("without end", doubling(), "links between its parts, and at most 100"),
+        (
+            "no cases",
+            with_cases(honest.clone(), "{}"),
+            "the policy's cases cannot be read: invalid type: map, expected a sequence",
+        ),
+        (
+            "cases twice",
+            with_cases(with_cases(honest.clone(), "[]"), "[]"),
+            "cannot be read: trailing characters",
+        ),
+        (
+            "a word that there is not",
+            with_cases(honest.clone(), &case(r#""allow": {"status": 200}"#)),
+            "unknown field `status`",
+        ),
+        (
+            "more cases than are run",
+            with_cases(honest.clone(), &format!("[{}{}]", one, format!(",{one}").repeat(256))),
+            "there are 257, and at most 256 are run",
+        ),
+        (
+            "another answer than it says itself",
+            with_cases(honest.clone(), &case(r#""deny": {"class": "forbidden"}"#)),
+            "does not pass its case `it is let in`: expected was a refusal with the class \
+             `forbidden` and no code, and there came that the request is let through",
+        ),
+        (
+            "another account than it says itself",
+            with_cases(honest.clone(), &case(r#""allow": {"account": "acct_2"}"#)),
+            "expected was the account `acct_2`, and there came `acct_1`",
+        ),
+        (
+            "a trap in a case of its own",
+            with_cases(Guest::new(format!("{on_long} {}", honest_with(""))).build(), &elsewhere),
+            "failed in its case `it is let in`",
+        ),
     ]
 }
 
@@ -284,7 +364,7 @@ fn the_way_back_does_not_wait_for_a_push() {
     let place = Place::start();
     let one = place.pushed(&honest(ONE), 1);
     assert_eq!(place.activate(&one).status, 200);
-    let heavy = heavy(deny());
+    let heavy = heavy(deny(), HEAVY);
     let done = AtomicBool::new(false);
     let (mut swaps, mut longest) = (0, Duration::ZERO);
     thread::scope(|scope| {
@@ -304,4 +384,51 @@ fn the_way_back_does_not_wait_for_a_push() {
     });
     println!("{swaps} rollbacks during a push of {} bytes, the longest {longest:?}", heavy.len());
     assert!(swaps >= 1, "none came through");
+}
+
+/// What announces more than may be is refused before a byte of it is read; what
+/// does not announce it, as soon as it is more.
+#[test]
+fn fifty_megabytes_are_not_taken_in() {
+    const BYTES: usize = 50 * 1024 * 1024;
+    let place = Place::start();
+    let head = |length: &str| {
+        format!(
+            "POST /v2/policies?name=rules&version=1.0&revision=1 HTTP/1.1\r\nHost: localhost\r\n\
+             Authorization: Bearer {}\r\n{length}\r\n\r\n",
+            place.host.operator
+        )
+    };
+    let announced = head(&format!("Content-Length: {BYTES}"));
+    let says = "the component has 52428800 bytes, and at most 8388608 are read";
+    // Nothing is sent but that, and there is an answer. The connection is closed, as
+    // what would come next on it is no request.
+    let answer = send_raw(place.host.admin, announced.as_bytes());
+    refused(&answer, 400, "policy_refused", says);
+    // A caller that sends all of it before it reads finds the answer, too.
+    let answer = send_raw(place.host.admin, &[announced.as_bytes(), &vec![0; BYTES]].concat());
+    refused(&answer, 400, "policy_refused", says);
+    let chunk = [b"100000\r\n".as_slice(), &vec![0; 1 << 20], b"\r\n"].concat().repeat(9);
+    let chunks = [head("Transfer-Encoding: chunked").as_bytes(), &chunk].concat();
+    let answer = send_raw(place.host.admin, &chunks);
+    refused(&answer, 400, "parameter_invalid", "send at most 8388608 bytes");
+    // The next one is served.
+    place.pushed(&honest(ONE), 1);
+    assert_eq!(place.list().len(), 2);
+}
+
+#[test]
+fn a_policy_that_passes_its_own_cases_is_kept() {
+    let place = Place::start();
+    let cases = r#"[
+        { "name": "a key is let in", "key": { "kind": "any", "mode": "live" },
+          "request": { "method": "GET", "path": "/" }, "expect": { "allow": { "account": "acct_1" } } },
+        { "name": "nobody else is", "request": { "method": "GET", "path": "/" },
+          "expect": { "deny": { "class": "forbidden", "code": "x-name" } } }
+    ]"#;
+    let answer = place.push(&with_cases(honest(ONE), cases), 1);
+    assert_eq!((answer.status, &answer.json()["cases"]), (201, &json!(2)), "{answer:?}");
+    assert_eq!(place.audit().last().unwrap().after.as_ref().unwrap()["cases"], 2);
+    let digest = answer.json()["digest"].as_str().unwrap().to_owned();
+    assert_eq!(place.activate(&digest).status, 200);
 }
