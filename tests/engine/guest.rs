@@ -229,6 +229,16 @@ pub(crate) mod denial {
     pub(crate) const MESSAGE: u32 = 20;
 }
 
+/// Stores a list of one notice in a grant.
+pub(crate) fn notice(words: &str) -> String {
+    const ENTRY: u32 = 768;
+    let (at, len) = text(words);
+    store(grant::NOTICES, ANSWER + ENTRY)
+        + &store(grant::NOTICES + 4, 1)
+        + &store(ENTRY, at)
+        + &store(ENTRY + 4, len)
+}
+
 /// Stores a list of one attribute in a grant.
 pub(crate) fn attribute(name: &str, value: &str) -> String {
     const ENTRY: u32 = 512;

@@ -136,7 +136,7 @@ pub(super) enum PoliciesCommand {
         digest: Option<String>,
         /// How many requests it decides about, in percent, with at most two
         /// decimals.
-        #[arg(long, default_value_t = 100.0, requires = "digest")]
+        #[arg(long, default_value_t = 10.0, requires = "digest")]
         percent: f64,
         /// A policy that narrows what this one allows. Repeat it [default: those in
         /// force].
