@@ -81,7 +81,7 @@ const TEXT: &[u8] =
     b"no key_another acct_1 x-name Upper wardkey\r\n a\r\nset-cookie:b \xc3\xa9 \xff\xfe account ";
 
 /// Returns address and length of a piece of [`TEXT`].
-fn text(piece: impl AsRef<[u8]>) -> (u32, u32) {
+pub(crate) fn text(piece: impl AsRef<[u8]>) -> (u32, u32) {
     let piece = piece.as_ref();
     let at = TEXT.windows(piece.len()).position(|window| window == piece).unwrap();
     (TEXTS + u32::try_from(at).unwrap(), u32::try_from(piece.len()).unwrap())
@@ -227,16 +227,6 @@ pub(crate) mod denial {
     pub(crate) const CLASS: u32 = 4;
     pub(crate) const CODE: u32 = 8;
     pub(crate) const MESSAGE: u32 = 20;
-}
-
-/// Stores a list of one notice in a grant.
-pub(crate) fn notice(words: &str) -> String {
-    const ENTRY: u32 = 768;
-    let (at, len) = text(words);
-    store(grant::NOTICES, ANSWER + ENTRY)
-        + &store(grant::NOTICES + 4, 1)
-        + &store(ENTRY, at)
-        + &store(ENTRY + 4, len)
 }
 
 /// Stores a list of one attribute in a grant.
