@@ -17,21 +17,10 @@
 
 use std::{fmt, path::Path, str::FromStr};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use rand::{
-    rand_core::{Rng as _, UnwrapErr},
-    rngs::SysRng,
-};
 use sha2::Sha256;
-use zeroize::Zeroizing;
 
-use crate::{
-    secret_file::{self, SecretFileError},
-    storage::SealedAuditEntry,
-};
-
-const KEY_BYTES: usize = 32;
+use crate::{key_bytes::KeyBytes, secret_file::SecretFileError, storage::SealedAuditEntry};
 
 /// How long a seal is, in bytes: all that HMAC-SHA256 gives.
 pub const SEAL_BYTES: usize = 32;
@@ -45,7 +34,7 @@ const EXPECTED: &str = "an audit key, which is 32 bytes in base64";
 /// The key that the audit log is sealed under. Wiped from memory on drop.
 ///
 /// Whoever loses it keeps the log, but can no longer prove that it is whole.
-pub struct AuditKey(Zeroizing<[u8; KEY_BYTES]>);
+pub struct AuditKey(KeyBytes);
 
 impl AuditKey {
     /// Makes a new key.
@@ -54,9 +43,7 @@ impl AuditKey {
     ///
     /// If the operating system has no randomness to give.
     pub fn generate() -> Self {
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        UnwrapErr(SysRng).fill_bytes(bytes.as_mut());
-        Self(bytes)
+        Self(KeyBytes::generate())
     }
 
     /// Reads the key from its file.
@@ -65,17 +52,7 @@ impl AuditKey {
     ///
     /// A file that other users can read is refused: its key may be known.
     pub fn load(path: &Path) -> Result<Self, SecretFileError> {
-        let text = secret_file::read(path, EXPECTED)?;
-        let malformed = || SecretFileError::Malformed { path: path.to_owned(), expected: EXPECTED };
-        // Decoding wants room for three bytes more.
-        let mut bytes = Zeroizing::new([0; KEY_BYTES + 3]);
-        let len = BASE64.decode_slice(text.as_bytes(), bytes.as_mut()).map_err(|_| malformed())?;
-        let mut key = Zeroizing::new([0; KEY_BYTES]);
-        match bytes.get(..len) {
-            Some(bytes) if len == KEY_BYTES => key.copy_from_slice(bytes),
-            _ => return Err(malformed()),
-        }
-        Ok(Self(key))
+        KeyBytes::load(path, EXPECTED).map(Self)
     }
 
     /// Writes the key to a new file that only its owner can read.
@@ -83,8 +60,7 @@ impl AuditKey {
     /// Replaces a file of that name: see to it that there is none, as the log
     /// that is sealed under the key in it could no longer be verified.
     pub fn save(&self, path: &Path) -> Result<(), SecretFileError> {
-        let text = Zeroizing::new(BASE64.encode(self.0.as_slice()));
-        secret_file::write(path, &text)
+        self.0.save(path)
     }
 
     /// Seals the entry at this position. `previous` is the seal of the one
@@ -302,10 +278,13 @@ impl<'a> ChainVerifier<'a> {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+
     use super::*;
+    use crate::secret_file;
 
     fn key(byte: u8) -> AuditKey {
-        AuditKey(Zeroizing::new([byte; KEY_BYTES]))
+        AuditKey(KeyBytes::of([byte; 32]))
     }
 
     /// A log of these texts, sealed as the host does.

@@ -40,6 +40,7 @@ pub mod gate;
 mod health;
 pub mod host;
 pub mod hygiene;
+mod key_bytes;
 pub mod keys;
 pub mod metrics;
 pub mod path;

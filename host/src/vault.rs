@@ -22,23 +22,16 @@ use aes_gcm::{
     aead::{Aead as _, Payload},
 };
 use arc_swap::ArcSwap;
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use rand::{
     rand_core::{Rng as _, UnwrapErr},
     rngs::SysRng,
 };
 use sha2::{Digest as _, Sha256};
-use zeroize::Zeroizing;
 
-use crate::{
-    secret::Secret,
-    secret_file::{self, SecretFileError},
-};
+use crate::{key_bytes::KeyBytes, secret::Secret, secret_file::SecretFileError};
 
 /// AES-256-GCM as described above.
 const VERSION: u8 = 1;
-
-const KEY_BYTES: usize = 32;
 
 /// Enough to tell a handful of key-encryption keys apart, and nothing to guess
 /// from. The tag, not this, decides whether a secret opens.
@@ -54,7 +47,7 @@ const EXPECTED: &str = "a key-encryption key, which is 32 bytes in base64";
 ///
 /// Whoever loses it loses the secrets that are sealed under it, and no key: keys
 /// go on working, but can no longer be revealed.
-pub struct KeyEncryptionKey(Zeroizing<[u8; KEY_BYTES]>);
+pub struct KeyEncryptionKey(KeyBytes);
 
 impl KeyEncryptionKey {
     /// Makes a new key.
@@ -63,21 +56,13 @@ impl KeyEncryptionKey {
     ///
     /// If the operating system has no randomness to give.
     pub fn generate() -> Self {
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        UnwrapErr(SysRng).fill_bytes(bytes.as_mut());
-        Self(bytes)
+        Self(KeyBytes::generate())
     }
 
     /// Reads an operator-supplied key from base64, as it is in a variable or a
     /// file; `None` if it is not 32 bytes.
     pub fn from_base64(text: &str) -> Option<Self> {
-        // Decoding wants room for three bytes more.
-        let mut bytes = Zeroizing::new([0; KEY_BYTES + 3]);
-        let text = text.trim();
-        let len = BASE64.decode_slice(text, bytes.as_mut()).ok()?;
-        let mut key = Zeroizing::new([0; KEY_BYTES]);
-        key.copy_from_slice(bytes.get(..len).filter(|bytes| bytes.len() == KEY_BYTES)?);
-        Some(Self(key))
+        KeyBytes::from_base64(text).map(Self)
     }
 
     /// Reads the key from its file.
@@ -86,9 +71,7 @@ impl KeyEncryptionKey {
     ///
     /// A file that other users can read is refused: its key may be known.
     pub fn load(path: &Path) -> Result<Self, SecretFileError> {
-        let text = secret_file::read(path, EXPECTED)?;
-        Self::from_base64(&text)
-            .ok_or_else(|| SecretFileError::Malformed { path: path.to_owned(), expected: EXPECTED })
+        KeyBytes::load(path, EXPECTED).map(Self)
     }
 
     /// Writes the key to a new file that only its owner can read.
@@ -96,8 +79,7 @@ impl KeyEncryptionKey {
     /// Replaces a file of that name: see to it that there is none, as every
     /// secret under the key in it would be lost.
     pub fn save(&self, path: &Path) -> Result<(), SecretFileError> {
-        let text = Zeroizing::new(BASE64.encode(self.0.as_slice()));
-        secret_file::write(path, &text)
+        self.0.save(path)
     }
 
     /// Returns what tells this key from all others, and does not give it away.
@@ -301,7 +283,10 @@ impl fmt::Debug for Vault {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+
     use super::*;
+    use crate::secret_file;
 
     const TEXT: &str = concat!("rk_", "live_0123456789");
 
@@ -367,7 +352,7 @@ mod tests {
     }
 
     fn key(byte: u8) -> KeyEncryptionKey {
-        KeyEncryptionKey(Zeroizing::new([byte; KEY_BYTES]))
+        KeyEncryptionKey(KeyBytes::of([byte; 32]))
     }
 
     #[test]

@@ -2,21 +2,14 @@
 
 use std::{fmt, fs, io, path::Path, str::FromStr};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use rand::{
-    rand_core::{Rng as _, UnwrapErr},
-    rngs::SysRng,
-};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use zeroize::Zeroizing;
 
 use super::signed::{PolicySignature, SIGNATURE_BYTES, Signed, statement};
 use crate::{
+    key_bytes::{KEY_BYTES, KeyBytes},
     secret::Digest,
-    secret_file::{self, SecretFileError},
+    secret_file::SecretFileError,
 };
-
-const KEY_BYTES: usize = 32;
 
 /// How many statements a key is tried with that might be worth nothing. For the
 /// worst of those, an eighth of all statements has a signature that everybody
@@ -89,7 +82,7 @@ impl FromStr for PolicyKey {
 ///
 /// Whoever has it decides what every host runs that has its [`PolicyKey`]: it
 /// belongs where policies are built, and on no host.
-pub struct PolicySigner(Zeroizing<[u8; KEY_BYTES]>);
+pub struct PolicySigner(KeyBytes);
 
 impl PolicySigner {
     /// Makes a new key.
@@ -98,9 +91,7 @@ impl PolicySigner {
     ///
     /// If the operating system has no randomness to give.
     pub fn generate() -> Self {
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        UnwrapErr(SysRng).fill_bytes(bytes.as_mut());
-        Self(bytes)
+        Self(KeyBytes::generate())
     }
 
     /// Reads the key from its file.
@@ -109,17 +100,7 @@ impl PolicySigner {
     ///
     /// A file that other users can read is refused: its key may be known.
     pub fn load(path: &Path) -> Result<Self, SecretFileError> {
-        let text = secret_file::read(path, EXPECTED)?;
-        let malformed = || SecretFileError::Malformed { path: path.to_owned(), expected: EXPECTED };
-        // Decoding wants room for three bytes more.
-        let mut bytes = Zeroizing::new([0; KEY_BYTES + 3]);
-        let len = BASE64.decode_slice(text.as_bytes(), bytes.as_mut()).map_err(|_| malformed())?;
-        let mut key = Zeroizing::new([0; KEY_BYTES]);
-        match bytes.get(..len) {
-            Some(bytes) if len == KEY_BYTES => key.copy_from_slice(bytes),
-            _ => return Err(malformed()),
-        }
-        Ok(Self(key))
+        KeyBytes::load(path, EXPECTED).map(Self)
     }
 
     /// Writes the key to a new file that only its owner can read.
@@ -139,7 +120,7 @@ impl PolicySigner {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
             Err(err) => return Err(unavailable(err)),
         }
-        secret_file::write(path, &Zeroizing::new(BASE64.encode(self.0.as_slice())))
+        self.0.save(path)
     }
 
     /// Returns the public key.
@@ -196,10 +177,11 @@ pub(super) mod tests {
     use tempfile::tempdir;
 
     use super::*;
+    use crate::secret_file;
 
     /// A key that is the same every time.
     pub(in crate::trust) fn signer(byte: u8) -> PolicySigner {
-        PolicySigner(Zeroizing::new([byte; KEY_BYTES]))
+        PolicySigner(KeyBytes::of([byte; KEY_BYTES]))
     }
 
     #[test]
