@@ -2,8 +2,9 @@
 //!
 //! # Invariants
 //!
-//! - Every call gets a fresh instance, which is thrown away afterwards: nothing
-//!   leaks from one request to the next.
+//! - Every call gets an instance in the state in which a new one is: nothing leaks from
+//!   one request to the next. Requests get one that was put back ([`reset`]) where that
+//!   is possible, and all else a new one, which is thrown away afterwards.
 //! - A component imports nothing but this contract's `storage` and `types`, so
 //!   that it has no clock, no randomness, no network and no log.
 //! - What is not an answer is an [`EngineError`], and there is no way from one
@@ -22,6 +23,8 @@ use wasmtime::{
 use self::{
     budget::{Budget, Clockwork, Verdict},
     contract::{Account, Decision, Key, Request, authorizer, catalogue, explain, lifecycle},
+    instances::{Instance, MAX_WAITING, Waiting},
+    reset::Unresettable,
 };
 use crate::{
     facts::{Facts, Unread},
@@ -31,7 +34,9 @@ use crate::{
 mod bounds;
 mod budget;
 pub mod contract;
+mod instances;
 mod questions;
+mod reset;
 
 /// The largest component that is read, in bytes. The standard policy has 229 KB.
 /// What compiling takes does not follow from it: that is bounded by what the bytes
@@ -46,25 +51,26 @@ const MAX_MEMORY_BYTES: usize = 4 * 1024 * 1024;
 /// called by address.
 const MAX_TABLE_ELEMENTS: usize = 20_000;
 
-/// How many instances may be alive at once. One for each thread that decides,
-/// as no instance is held while storage is read. Each costs address space, and
-/// memory once it was used ([`KEPT_MEMORY_BYTES`]).
-const MAX_INSTANCES: u32 = 64;
+/// How many instances may be alive at once: one for each thread that decides, as
+/// no instance is held while storage is read, and those that wait. Each costs
+/// address space, and memory once it was used ([`KEPT_MEMORY_BYTES`]).
+const MAX_INSTANCES: u32 = 64 + MAX_WAITING as u32;
 
 /// The core instances, memories and tables that one component may be made of:
 /// the policy itself, and what `wit-component` puts beside it to connect the
 /// imports. Twice what the standard policy needs.
 const MAX_PARTS: u32 = 8;
 
-/// How much of an instance's memory is put back by copying, in bytes, where the
-/// rest is given back to the system and faulted in anew. The standard policy
-/// starts with one page of 64 KiB, and large requests take a second. Measured
-/// 2026-11 by the benchmark `decision`: nothing kept costs 16 µs a decision.
+/// How much of an instance's memory is put back by copying, in bytes. Of a larger
+/// one, the rest is given back to the system when the instance ends, and faulted in
+/// anew. The standard policy starts with one page of 64 KiB, and large requests take
+/// a second. Measured 2026-11 by the benchmark `decision`: nothing kept costs a new
+/// instance 16 µs.
 const KEPT_MEMORY_BYTES: usize = 128 * 1024;
 
 /// The same for its tables: 8 bytes for each function that is called by
-/// address. Measured 2026-11 by the benchmark `decision`: nothing kept costs
-/// 5 µs a decision, and scanning for changed pages (`pagemap_scan`) 1.6 µs.
+/// address. Measured 2026-11 by the benchmark `decision`: nothing kept costs a new
+/// instance 5 µs, and scanning for changed pages (`pagemap_scan`) 1.6 µs.
 const KEPT_TABLE_BYTES: usize = 4 * 1024;
 
 /// The most bytes that an instance may hand over in one call, answers included.
@@ -150,6 +156,7 @@ pub struct Engine {
     engine: wasmtime::Engine,
     linker: Linker<Call>,
     clockwork: Arc<Epoch>,
+    waiting: Arc<Waiting>,
 }
 
 impl fmt::Debug for Engine {
@@ -215,7 +222,7 @@ impl Engine {
         storage.func_wrap("find-accounts", find_accounts)?;
         let clockwork = Arc::new(Epoch(engine.clone()));
         budget::start_ticking(&clockwork)?;
-        Ok(Self { engine, linker, clockwork })
+        Ok(Self { engine, linker, clockwork, waiting: Arc::default() })
     }
 
     /// Measures a component, compiles it, and checks it against the contract. Takes
@@ -229,9 +236,12 @@ impl Engine {
             return Err(LoadError::TooLarge(bytes.len()));
         }
         let cases = bounds::check(bytes)?;
+        let with_reset = reset::with_reset(bytes);
         // Bytes and never text or compiled code: the text format is a
         // convenience for tests, and compiled code would be run as it is.
-        let component = Component::from_binary(&self.engine, bytes).map_err(LoadError::Invalid)?;
+        let component =
+            Component::from_binary(&self.engine, with_reset.as_deref().unwrap_or(bytes))
+                .map_err(LoadError::Invalid)?;
         for (name, item) in component.component_type().imports(&self.engine) {
             let known = MAY_IMPORT.iter().any(|start| name.starts_with(start));
             if !known || !matches!(item.ty, ComponentItem::ComponentInstance(_)) {
@@ -247,13 +257,20 @@ impl Engine {
             .ok_or_else(|| {
                 LoadError::Contract(wasmtime::Error::msg("it does not export `authorize`"))
             })?;
+        // Only where it is the host's own: any component may export this name.
+        let reset = with_reset.and_then(|_| {
+            let reset = pre.component().get_export_index(None, reset::EXPORT);
+            reset.ok_or(Unresettable::Unknown)
+        });
         let policy = Policy {
             authorizer,
             authorize,
+            reset,
             lifecycle: optional(&pre, "lifecycle", lifecycle::GuestIndices::new)?,
             catalogue: optional(&pre, "catalogue", catalogue::GuestIndices::new)?,
             explain: optional(&pre, "explain", explain::GuestIndices::new)?,
             _clockwork: Arc::clone(&self.clockwork),
+            waiting: Arc::clone(&self.waiting),
             digest: Digest::of_bytes(bytes),
             size_bytes: bytes.len(),
             cases,
@@ -290,6 +307,9 @@ pub struct Policy {
     authorizer: authorizer::GuestIndices,
     /// The one function of `authorizer`.
     authorize: ComponentExportIndex,
+    /// What puts an instance back, or why each decides once.
+    reset: Result<ComponentExportIndex, Unresettable>,
+    waiting: Arc<Waiting>,
     lifecycle: Option<lifecycle::GuestIndices>,
     catalogue: Option<catalogue::GuestIndices>,
     explain: Option<explain::GuestIndices>,
@@ -356,6 +376,12 @@ impl Policy {
         std::iter::once("authorizer").chain(optional).collect()
     }
 
+    /// Returns why every request gets a new instance of the policy, which takes longer;
+    /// `None`: an instance is put back into the state in which it began, and used again.
+    pub fn why_anew(&self) -> Option<String> {
+        self.reset.as_ref().err().map(ToString::to_string)
+    }
+
     /// Asks for the decision about a request.
     ///
     /// The facts go in and come out again, in a `Result` or not, so that the
@@ -369,19 +395,73 @@ impl Policy {
         request: &Request<'_>,
         facts: Facts,
     ) -> (Facts, Result<Run<Decision>, EngineError>) {
-        self.run(facts, |store, instance| {
-            // As `self.authorizer` would load it, but for the comparison of all
-            // its types with the contract's, which takes 0.2 µs.
-            let gone = || wasmtime::Error::msg("the instance lacks `authorize`");
-            let function = instance.get_func(&mut *store, self.authorize).ok_or_else(gone)?;
-            #[expect(unsafe_code, reason = "the types were compared when the policy was loaded")]
-            // SAFETY: `Engine::load`, the only maker of policies, has compared
-            // the types of this function with these, in `check_types`.
-            let function =
-                unsafe { TypedFunc::<(&Request<'_>,), (Decision,)>::new_unchecked(function) };
-            let (decision,) = function.call(store, (request,))?;
-            Ok(decision)
-        })
+        if let Some(mut waiting) = self.waiting.take(self.digest) {
+            renew(&mut waiting.store, facts);
+            return self.decide(waiting, request);
+        }
+        match self.instance(facts) {
+            Ok(instance) => self.decide(instance, request),
+            Err((err, call)) => outcome(Err(err), call),
+        }
+    }
+
+    /// Asks for the decision in a new instance, which is thrown away. Not for
+    /// requests: benchmarks measure by it what a new instance costs.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: the policy has not decided.
+    #[doc(hidden)]
+    pub fn authorize_anew(
+        &self,
+        request: &Request<'_>,
+        facts: Facts,
+    ) -> (Facts, Result<Run<Decision>, EngineError>) {
+        match self.instance(facts) {
+            Ok(instance) => self.decide(Instance { reset: None, ..instance }, request),
+            Err((err, call)) => outcome(Err(err), call),
+        }
+    }
+
+    /// Makes an instance that can be asked for a decision.
+    fn instance(&self, facts: Facts) -> Result<Instance, (wasmtime::Error, Call)> {
+        let mut store = self.store(facts);
+        let mut functions = || {
+            let instance = self.pre.instantiate(&mut store)?;
+            let mut find = |index| {
+                let gone = || wasmtime::Error::msg("the instance lacks a function");
+                instance.get_func(&mut store, index).ok_or_else(gone)
+            };
+            let authorize = find(&self.authorize)?;
+            let reset = self.reset.as_ref().ok().map(find).transpose()?;
+            let reset = reset.map(|reset| reset.typed(&store)).transpose()?;
+            Ok((authorize, reset))
+        };
+        match functions() {
+            Ok((authorize, reset)) => Ok(Instance { store, authorize, reset }),
+            Err(err) => Err((err, store.into_data())),
+        }
+    }
+
+    /// Puts a request to an instance, and lets the instance wait for the next.
+    fn decide(
+        &self,
+        mut instance: Instance,
+        request: &Request<'_>,
+    ) -> (Facts, Result<Run<Decision>, EngineError>) {
+        #[expect(unsafe_code, reason = "the types were compared when the policy was loaded")]
+        // SAFETY: `Engine::load`, the only maker of policies, has compared
+        // the types of this function with these, in `check_types`. Comparing them
+        // with all of the contract's again takes 0.2 µs.
+        let authorize =
+            unsafe { TypedFunc::<(&Request<'_>,), (Decision,)>::new_unchecked(instance.authorize) };
+        let answer = authorize.call(&mut instance.store, (request,)).map(|(decision,)| decision);
+        let call = std::mem::replace(instance.store.data_mut(), Call::new(Facts::default()));
+        let (facts, answer) = outcome(answer, call);
+        if let Ok(Run::Done(_)) = &answer {
+            self.waiting.put(self.digest, instance);
+        }
+        (facts, answer)
     }
 
     /// Asks for the decision about a request, and which rules led to it.
@@ -402,18 +482,6 @@ impl Policy {
         })
     }
 
-    /// Makes an instance that can be asked again and again. Not for requests:
-    /// benchmarks measure by it what a fresh instance costs.
-    #[doc(hidden)]
-    pub fn reused(&self, facts: Facts) -> Result<Reused<'_>, EngineError> {
-        let mut store = self.store(facts);
-        // Never due: the benchmark is not what the budget is for.
-        store.set_epoch_deadline(u64::MAX / 2);
-        let instance = self.pre.instantiate(&mut store).map_err(EngineError::Trapped)?;
-        let guest = self.authorizer.load(&mut store, &instance).map_err(EngineError::Trapped)?;
-        Ok(Reused { store, guest, _policy: self })
-    }
-
     /// Puts a question that reads nothing from storage. What may be asked is in
     /// `questions`.
     fn ask<T>(
@@ -426,7 +494,7 @@ impl Policy {
         }
     }
 
-    /// Puts a question to a fresh instance.
+    /// Puts a question to a new instance.
     fn run<T>(
         &self,
         facts: Facts,
@@ -435,69 +503,72 @@ impl Policy {
         let mut store = self.store(facts);
         let answer =
             self.pre.instantiate(&mut store).and_then(|instance| question(&mut store, &instance));
-        let Call { facts, unread, budget, .. } = store.into_data();
-        let answer = match (answer, unread) {
-            // Whatever came of the run, it was cut short: a trap on the way out
-            // is not the policy's fault, and an answer not its word.
-            (_, Some(unread)) => Ok(Run::Unread(unread)),
-            (Ok(answer), None) => Ok(Run::Done(answer)),
-            (Err(err), None) => Err(match err.downcast_ref::<Trap>() {
-                Some(Trap::Interrupt) if budget.is_starved => EngineError::Starved,
-                Some(Trap::Interrupt) => EngineError::OutOfTime,
-                // More decide at once than there are places: no fault of the policy.
-                _ if err.is::<PoolConcurrencyLimitError>() => EngineError::Starved,
-                _ => EngineError::Trapped(err),
-            }),
-        };
-        (facts, answer)
+        outcome(answer, store.into_data())
     }
 
     fn store(&self, facts: Facts) -> Store<Call> {
-        let call = Call {
-            facts,
-            unread: None,
-            budget: Budget::default(),
-            limits: StoreLimitsBuilder::new()
-                .memory_size(MAX_MEMORY_BYTES)
-                .table_elements(MAX_TABLE_ELEMENTS)
-                .build(),
-        };
-        let mut store = Store::new(self.pre.engine(), call);
+        let mut store = Store::new(self.pre.engine(), Call::new(Facts::default()));
         store.limiter(|call| &mut call.limits);
-        store.set_hostcall_fuel(MAX_ANSWER_BYTES);
-        store.set_epoch_deadline(budget::DEADLINE_TICKS);
         store.epoch_deadline_callback(|mut context| {
             Ok(match context.data_mut().budget.at_deadline() {
                 Verdict::GoOn => UpdateDeadline::Continue(budget::DEADLINE_TICKS),
                 Verdict::Spent | Verdict::Starved => UpdateDeadline::Interrupt,
             })
         });
+        renew(&mut store, facts);
         store
     }
 }
 
-/// An instance that is asked more than once. See [`Policy::reused`].
-#[doc(hidden)]
-pub struct Reused<'a> {
-    store: Store<Call>,
-    guest: authorizer::Guest,
-    _policy: &'a Policy,
-}
-
-impl Reused<'_> {
-    /// Asks for a decision.
-    pub fn authorize(&mut self, request: &Request<'_>) -> Result<Decision, EngineError> {
-        self.guest.call_authorize(&mut self.store, request.clone()).map_err(EngineError::Trapped)
+impl Drop for Policy {
+    fn drop(&mut self) {
+        self.waiting.forget(self.digest);
     }
 }
 
-/// What goes with one instance.
+/// Gives a store what one question may spend.
+fn renew(store: &mut Store<Call>, facts: Facts) {
+    store.data_mut().facts = facts;
+    store.set_hostcall_fuel(MAX_ANSWER_BYTES);
+    store.set_epoch_deadline(budget::DEADLINE_TICKS);
+}
+
+/// Tells what came of a call.
+fn outcome<T>(answer: wasmtime::Result<T>, call: Call) -> (Facts, Result<Run<T>, EngineError>) {
+    let Call { facts, unread, budget, .. } = call;
+    let answer = match (answer, unread) {
+        // Whatever came of the run, it was cut short: a trap on the way out
+        // is not the policy's fault, and an answer not its word.
+        (_, Some(unread)) => Ok(Run::Unread(unread)),
+        (Ok(answer), None) => Ok(Run::Done(answer)),
+        (Err(err), None) => Err(match err.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) if budget.is_starved => EngineError::Starved,
+            Some(Trap::Interrupt) => EngineError::OutOfTime,
+            // More decide at once than there are places: no fault of the policy.
+            _ if err.is::<PoolConcurrencyLimitError>() => EngineError::Starved,
+            _ => EngineError::Trapped(err),
+        }),
+    };
+    (facts, answer)
+}
+
+/// What goes with one question.
 struct Call {
     facts: Facts,
     /// What ended the run, if it asked for something that was not read yet.
     unread: Option<Unread>,
     budget: Budget,
     limits: StoreLimits,
+}
+
+impl Call {
+    fn new(facts: Facts) -> Self {
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(MAX_MEMORY_BYTES)
+            .table_elements(MAX_TABLE_ELEMENTS)
+            .build();
+        Self { facts, unread: None, budget: Budget::default(), limits }
+    }
 }
 
 /// The import `find-key`. The key is lowered from where the cache has it.

@@ -156,10 +156,10 @@ impl wit::Guest for Policy {
 
 /// Hands out the memory behind the tables, and never takes any back.
 ///
-/// A request is decided in a fresh instance, so nothing needs to be freed. What
+/// Memory is put back after each request, so nothing needs to be freed. What
 /// is left of the page that the instance starts with is enough for nearly every
 /// request. Larger ones (a key with hundreds of permissions, the whole
-/// catalogue) grow the memory, which costs the host several microseconds; too
+/// catalogue) grow the memory, which costs the host a new instance; too
 /// large ones find the host's limit, which is a trap and so a refusal.
 struct Arena {
     /// The first free address; 0 before the first use.

@@ -1,4 +1,5 @@
-//! What one decision costs: natively, in a fresh instance, in a reused one.
+//! What one decision costs: natively, in an instance that is put back afterwards, and
+//! in a new one.
 //!
 //! `cargo bench --bench decision`. Times are the least of many batches, in
 //! microseconds; what counts is the ratio to the native rules in the same run.
@@ -52,7 +53,7 @@ fn main() {
         Case { name: "small key", permissions: "charge_read".to_owned(), networks: 0 },
         Case { name: "150 permissions, 20 networks", permissions: many.join(" "), networks: 20 },
     ];
-    println!("{:<30} {:>10} {:>10} {:>10} {:>14}", "", "native", "fresh", "reused", "fresh/native");
+    println!("{:<30} {:>10} {:>10} {:>10} {:>10}", "", "native", "put back", "new", "new/native");
     for case in &cases {
         let digest = Digest::of("a secret");
         let key = Arc::new(key(case));
@@ -67,32 +68,27 @@ fn main() {
         let mut facts = Facts::default();
         facts.add_key(digest, Some(Arc::clone(&key)));
         let mut kept = Some(facts);
-        let fresh = least(batches, || {
-            let (facts, answer) = policy.authorize(&request, kept.take().unwrap_or_default());
-            kept = Some(facts);
-            black_box(answer).expect("the policy decides");
-        });
-
-        // An instance never frees, so each serves a batch of a few calls.
-        let mut reused = Duration::MAX;
-        for _ in 0..batches {
-            let mut facts = Facts::default();
-            facts.add_key(digest, Some(Arc::clone(&key)));
-            let mut instance = policy.reused(facts).expect("the policy is instantiated");
-            instance.authorize(&request).expect("the policy decides");
-            let start = Instant::now();
-            for _ in 0..20 {
-                black_box(instance.authorize(&request)).expect("the policy decides");
-            }
-            reused = reused.min(start.elapsed() / 20);
-        }
+        let mut measured = |is_new: bool| {
+            least(batches, || {
+                let facts = kept.take().unwrap_or_default();
+                let (facts, answer) = if is_new {
+                    policy.authorize_anew(&request, facts)
+                } else {
+                    policy.authorize(&request, facts)
+                };
+                kept = Some(facts);
+                black_box(answer).expect("the policy decides");
+            })
+        };
+        let put_back = measured(false);
+        let new = measured(true);
         println!(
-            "{:<30} {:>7.2} µs {:>7.2} µs {:>7.2} µs {:>13.1}x",
+            "{:<30} {:>7.2} µs {:>7.2} µs {:>7.2} µs {:>9.1}x",
             case.name,
             native.as_secs_f64() * 1e6,
-            fresh.as_secs_f64() * 1e6,
-            reused.as_secs_f64() * 1e6,
-            fresh.as_secs_f64() / native.as_secs_f64(),
+            put_back.as_secs_f64() * 1e6,
+            new.as_secs_f64() * 1e6,
+            new.as_secs_f64() / native.as_secs_f64(),
         );
     }
 }

@@ -176,6 +176,7 @@ fn a_trap_on_a_later_call_never_comes() {
             (then unreachable))";
     let counting = |times: usize| Guest {
         more: "(global $calls (mut i32) (i32.const 0))".into(),
+        pages: 2,
         ..Guest::new(format!("{} {}", count.repeat(times), honest()))
     };
     let place = Place::new();
@@ -323,39 +324,84 @@ fn accounts(count: u32) -> String {
     )
 }
 
+/// Traps on what another request has left behind, leaves it behind itself, and decides.
+fn leaves_behind(found: &str, leave: &str, then: &str) -> Guest {
+    Guest {
+        more: "(global $seen (mut i32) (i32.const 0))
+            (data $words \"abcd\") (table $t 2 funcref) (elem $e func $nothing)
+            (func $nothing)"
+            .to_owned(),
+        pages: 2,
+        ..Guest::new(format!("(if {found} (then unreachable)) {leave} {then}"))
+    }
+}
+
 #[test]
 fn nothing_is_left_of_one_request_for_the_next() {
-    let policy = Arc::new(
-        engine()
-            .load(
-                &Guest {
-                    more: "(global $seen (mut i32) (i32.const 0))".to_owned(),
-                    pages: 8,
-                    // Traps on what another request has left behind: in a
-                    // global, low in memory, high in it, and behind its end.
-                    ..Guest::new(format!(
-                        "(if (global.get $seen) (then unreachable))
-                         (if (i32.load (i32.const 40000)) (then unreachable))
-                         (if (i32.load (i32.const 500000)) (then unreachable))
-                         (if (i32.ne (memory.size) (i32.const 8)) (then unreachable))
-                         (drop (memory.grow (i32.const 8)))
-                         (if (i32.load (i32.const 1000000)) (then unreachable))
-                         (global.set $seen (i32.const 1))
-                         (i32.store (i32.const 40000) (i32.const 1))
-                         (i32.store (i32.const 500000) (i32.const 1))
-                         (i32.store (i32.const 1000000) (i32.const 1))
-                         {}",
-                        honest()
-                    ))
-                }
-                .build(),
-            )
-            .unwrap(),
+    // In a global, low in memory, high in it, in its size, and behind its end.
+    let global = ("(global.get $seen)", "(global.set $seen (i32.const 1))");
+    let low = ("(i32.load (i32.const 40000))", "(i32.store (i32.const 40000) (i32.const 1))");
+    let high = ("(i32.load (i32.const 131068))", "(i32.store (i32.const 131068) (i32.const 1))");
+    let grown = (
+        "(i32.ne (memory.size) (i32.const 2))",
+        "(drop (memory.grow (i32.const 1))) (i32.store (i32.const 140000) (i32.const 1))",
     );
-    let host = TestHost::start();
-    let secret = host.default_secret("secret", Mode::Test);
-    host.host.policy().activate(policy);
-    for _ in 0..200 {
-        assert_eq!(host.call("GET", "/v1/charges", secret.expose()).status, 200);
+    let table = (
+        "(i32.eqz (ref.is_null (table.get $t (i32.const 0))))",
+        "(table.set $t (i32.const 0) (ref.func $nothing))",
+    );
+    let initialised = (
+        "(i32.eqz (ref.is_null (table.get $t (i32.const 0))))",
+        "(table.init $t $e (i32.const 0) (i32.const 0) (i32.const 1))",
+    );
+    // Traps by itself once the segment is gone.
+    let word = "(memory.init $words (i32.const 30000) (i32.const 0) (i32.const 4)) (i32.const 0)";
+    let dropped = (&*format!("(block (result i32) {word})"), "(data.drop $words)");
+
+    let place = Place::new();
+    let unknown = Secret::generate(None, "sk_test_");
+    for (what, (found, leave), is_anew) in [
+        ("a global", global, false),
+        ("low in memory", low, false),
+        ("high in memory", high, false),
+        ("more memory", grown, false),
+        ("a table", table, true),
+        ("a table by a segment", initialised, true),
+        ("a segment that is gone", dropped, true),
+    ] {
+        let check = |how: &str, guest: &Guest| {
+            let policy = Arc::new(engine().load(&guest.build()).unwrap());
+            assert_eq!(policy.why_anew().is_some(), is_anew, "{what}: {:?}", policy.why_anew());
+            place.host.host.policy().activate(policy);
+            for _ in 0..50 {
+                assert_eq!(place.call().status, 200, "{what}, {how}");
+                // This one is refused, and may leave as much behind.
+                let refused = place.host.call("GET", "/v1/charges", unknown.expose());
+                assert_eq!(refused.status, 403, "{what}, {how}");
+            }
+        };
+        check("after an answer", &leaves_behind(found, leave, &honest()));
+        // The first run ends in the middle, as this key was not read yet.
+        let cut_short = leaves_behind(found, leave, &(find_key(1) + &honest()));
+        check("after a run that was cut short", &cut_short);
+
+        // Without a key it traps, having left something behind.
+        let trap = "(if (i32.eqz (i32.load8_u (local.get $request))) (then unreachable))";
+        let traps = leaves_behind(found, leave, &(trap.to_owned() + &honest()));
+        place.host.host.policy().activate(Arc::new(engine().load(&traps.build()).unwrap()));
+        for _ in 0..5 {
+            assert_eq!(place.call().status, 200, "{what}, before a trap");
+            let trapped = place.host.call_with("GET", "/v1/charges", &[], "");
+            assert_eq!(trapped.status, 500, "{what}");
+            assert_eq!(place.call().status, 200, "{what}, after a trap");
+        }
     }
+    // It would have trapped: within one run, what is left behind is found.
+    let twice = global.1.to_owned() + "(if (global.get $seen) (then unreachable))" + &honest();
+    place.check("left within a run", &leaves_behind(global.0, &twice, ""), 500, "internal");
+}
+
+#[test]
+fn the_standard_policy_is_put_back_and_not_made_anew() {
+    assert_eq!(Place::new().standard.why_anew(), None);
 }

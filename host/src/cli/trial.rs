@@ -34,6 +34,7 @@ pub(super) fn run(args: &TryArgs) -> Result<Exit> {
             "digest": digest,
             "size_bytes": policy.size_bytes(),
             "interfaces": interfaces,
+            "why_anew": policy.why_anew(),
             "cases": cases,
         }))?;
         return Ok(Exit::Fine);
@@ -41,6 +42,13 @@ pub(super) fn run(args: &TryArgs) -> Result<Exit> {
     print::field("digest", digest)?;
     print::field("size_bytes", policy.size_bytes())?;
     print::field("interfaces", interfaces.join(", "))?;
+    print::field(
+        "instances",
+        match policy.why_anew() {
+            None => "put back after each request".to_owned(),
+            Some(why) => format!("a new one for each request, because {why}"),
+        },
+    )?;
     print::field("passed", "what every policy has to get right")?;
     cases.iter().try_for_each(|case| print::field("passed", case))?;
     print::field("cases", cases.len())?;

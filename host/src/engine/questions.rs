@@ -1,6 +1,6 @@
 //! The questions beside the decision: the life of keys, and the catalogue.
 //!
-//! One function for each of the contract's. Each gets a fresh instance and has
+//! One function for each of the contract's. Each gets a new instance and has
 //! an answer, a refusal (which is an answer too) or an [`EngineError`].
 
 use wasmtime::{Store, component::Instance};

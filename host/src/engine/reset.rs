@@ -1,0 +1,658 @@
+//! Putting an instance back into the state in which it began.
+//!
+//! To make an instance and to throw it away takes longer than the rules do. So the host
+//! adds to a component a function that puts its instance back: the next request then
+//! finds what it would find in a new one. It does so only where it knows all that an
+//! instance may keep. Other components stay as they are, and every request gets a new
+//! instance.
+//!
+//! What an instance of WebAssembly 2.0 keeps between two calls (in the specification:
+//! Runtime Structure, Store), and what is done about it:
+//!
+//! - its memory: filled as it was at first. Memory cannot shrink: an instance whose
+//!   memory has grown is not used again;
+//! - its mutable globals: set to what they were at first;
+//! - its tables, and which segments it has dropped: a component with an instruction
+//!   that changes them is left as it is;
+//! - resources, and whatever else the component model gives it to hold: a component
+//!   that does more with its functions than to lift and to lower them is left as it is.
+//!
+//! A guest that puts itself back would not do: it could forget to, or pretend to. What
+//! is added here is the host's, and no part of what a policy's digest is of.
+
+use std::ops::Range;
+
+use wasm_encoder::{
+    Alias, BlockType, CanonicalFunctionSection, Component, ComponentAliasSection,
+    ComponentExportKind, ComponentExportSection, ComponentSectionId, ComponentTypeSection,
+    ComponentValType, ConstExpr, Encode, ExportKind, Function, Instruction, Module, ModuleSection,
+    PrimitiveValType, RawSection, SectionId,
+    reencode::{Reencode as _, RoundtripReencoder},
+};
+use wasmparser::{
+    BinaryReader, BinaryReaderError, CanonicalFunction, DataKind, DataSectionReader, Instance,
+    Operator, Parser, Payload, TypeRef, Validator, WasmFeatures,
+};
+
+use super::KEPT_MEMORY_BYTES;
+
+/// What the component exports the function as. A component that has something of
+/// that name already is left alone.
+pub(super) const EXPORT: &str = "wardkey-reset";
+
+const PAGE_BYTES: u64 = 64 * 1024;
+
+/// Returns the component with a function `wardkey-reset: func() -> bool`, which puts
+/// the instance back, or says that it cannot.
+///
+/// # Errors
+///
+/// [`Unresettable`]: it cannot have one, or is no valid component.
+pub(super) fn with_reset(bytes: &[u8]) -> Result<Vec<u8>, Unresettable> {
+    let known = WasmFeatures::WASM2 | WasmFeatures::COMPONENT_MODEL;
+    let types = Validator::new_with_features(known).validate_all(bytes)?;
+    let types = types.as_ref();
+    let parts = Parts::of(bytes)?;
+    if types.module_count() as usize != parts.modules.len() {
+        return Err(Unresettable::Composed);
+    }
+    let (keeper, module) = parts.keeper(bytes)?;
+    let instance = parts.instance_of(keeper).ok_or(Unresettable::Composed)?;
+
+    let mut rewritten = Component::new();
+    let mut modules = 0;
+    for (id, range) in &parts.sections {
+        if *id == ComponentSectionId::CoreModule as u8 {
+            modules += 1;
+            if modules - 1 == keeper {
+                rewritten.section(&ModuleSection(&module));
+                continue;
+            }
+        }
+        rewritten.section(&RawSection { id: *id, data: &bytes[range.clone()] });
+    }
+    // Behind all that there is, so that nothing is counted anew.
+    rewritten.section(ComponentAliasSection::new().alias(Alias::CoreInstanceExport {
+        instance,
+        kind: ExportKind::Func,
+        name: EXPORT,
+    }));
+    let mut section = ComponentTypeSection::new();
+    let bool = ComponentValType::Primitive(PrimitiveValType::Bool);
+    section.function().params::<_, ComponentValType>([]).result(Some(bool));
+    rewritten.section(&section);
+    rewritten.section(CanonicalFunctionSection::new().lift(
+        types.function_count(),
+        types.component_type_count(),
+        [],
+    ));
+    rewritten.section(ComponentExportSection::new().export(
+        EXPORT,
+        ComponentExportKind::Func,
+        types.component_function_count(),
+        None,
+    ));
+    let rewritten = rewritten.finish();
+    Validator::new_with_features(known).validate_all(&rewritten)?;
+    Ok(rewritten)
+}
+
+/// Why a component cannot have the function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unresettable {
+    /// What later versions let an instance keep is not known here.
+    #[error("it needs more than WebAssembly 2.0, or exports `{EXPORT}` itself")]
+    Unknown,
+    #[error("its memory begins with more than {KEPT_MEMORY_BYTES} bytes")]
+    LargeMemory,
+    #[error("it has instructions that change a table or drop a segment")]
+    Changes,
+    #[error("it has a start function")]
+    Start,
+    #[error("a global or segment of it depends on more than a number")]
+    Computed,
+    #[error("it has resources")]
+    Resources,
+    #[error("it is made of several modules that keep something")]
+    Composed,
+    #[error("it keeps nothing that could be put back")]
+    Nothing,
+}
+
+impl From<BinaryReaderError> for Unresettable {
+    fn from(_: BinaryReaderError) -> Self {
+        Self::Unknown
+    }
+}
+
+/// The sections of a component.
+#[derive(Default)]
+struct Parts {
+    /// All but custom ones: their number and where they lie.
+    sections: Vec<(u8, Range<usize>)>,
+    /// Where the core modules lie.
+    modules: Vec<Range<usize>>,
+    /// Which core module each core instance is one of. `None`: it bundles what others
+    /// export.
+    instances: Vec<Option<u32>>,
+}
+
+impl Parts {
+    /// Returns the parts of a component that does nothing with core instances but to
+    /// lift and to lower their functions.
+    fn of(bytes: &[u8]) -> Result<Self, Unresettable> {
+        let mut parts = Self::default();
+        let mut depth = 0;
+        for payload in Parser::new(0).parse_all(bytes) {
+            let payload = payload?;
+            match &payload {
+                Payload::Version { .. } => {
+                    depth += 1;
+                    continue;
+                }
+                Payload::End(_) => {
+                    depth -= 1;
+                    continue;
+                }
+                Payload::ModuleSection { .. }
+                | Payload::InstanceSection(_)
+                | Payload::ComponentCanonicalSection(_)
+                | Payload::ComponentStartSection { .. }
+                    if depth > 1 =>
+                {
+                    // What lies in it has instances of its own.
+                    return Err(Unresettable::Composed);
+                }
+                Payload::ComponentStartSection { .. } => return Err(Unresettable::Start),
+                _ if depth > 1 => continue,
+                Payload::CustomSection(_) => continue,
+                Payload::ModuleSection { unchecked_range, .. } => {
+                    parts.modules.push(unchecked_range.clone());
+                }
+                Payload::InstanceSection(instances) => {
+                    for instance in instances.clone() {
+                        parts.instances.push(match instance? {
+                            Instance::Instantiate { module_index, .. } => Some(module_index),
+                            Instance::FromExports(_) => None,
+                        });
+                    }
+                }
+                Payload::ComponentCanonicalSection(functions) => {
+                    for function in functions.clone() {
+                        match function? {
+                            CanonicalFunction::Lift { .. } | CanonicalFunction::Lower { .. } => {}
+                            _ => return Err(Unresettable::Resources),
+                        }
+                    }
+                }
+                _ => {}
+            }
+            if let Some(section) = payload.as_section() {
+                parts.sections.push(section);
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Returns the one module that keeps something, by its number, with the function
+    /// that puts it back.
+    fn keeper(&self, bytes: &[u8]) -> Result<(usize, Module), Unresettable> {
+        let mut keeper = None;
+        for (number, range) in self.modules.iter().enumerate() {
+            let module = &bytes[range.clone()];
+            let kept = Kept::by(module)?;
+            if kept.memory_pages.is_some() || !kept.globals.is_empty() {
+                // Of several, each could need what another puts back.
+                if keeper.is_some() {
+                    return Err(Unresettable::Composed);
+                }
+                keeper = Some((number, module, kept));
+            }
+        }
+        let (number, module, kept) = keeper.ok_or(Unresettable::Nothing)?;
+        Ok((number, with_function(module, &kept)?))
+    }
+
+    /// Returns the core instance of a module that is instantiated once.
+    fn instance_of(&self, module: usize) -> Option<u32> {
+        let mut instances =
+            (0..).zip(&self.instances).filter(|(_, of)| of.is_some_and(|of| of as usize == module));
+        let (instance, _) = instances.next()?;
+        if instances.next().is_some() { None } else { Some(instance) }
+    }
+}
+
+/// What an instance of a module keeps between two calls.
+#[derive(Default)]
+struct Kept<'a> {
+    /// The memory that it begins with, if it has one.
+    memory_pages: Option<u64>,
+    /// Its mutable globals, and what they begin with.
+    globals: Vec<(u32, ConstExpr)>,
+    /// What its memory begins with, in the order in which it is written, and where.
+    segments: Vec<(u32, &'a [u8])>,
+}
+
+impl<'a> Kept<'a> {
+    /// Fails if it is more than can be put back.
+    fn by(module: &'a [u8]) -> Result<Self, Unresettable> {
+        let mut kept = Self::default();
+        let mut globals = 0;
+        for payload in Parser::new(0).parse_all(module) {
+            match payload? {
+                Payload::ImportSection(imports) => {
+                    for import in imports.into_imports() {
+                        globals += u32::from(matches!(import?.ty, TypeRef::Global(_)));
+                    }
+                }
+                Payload::MemorySection(memories) => {
+                    for memory in memories {
+                        let pages = memory?.initial;
+                        if pages * PAGE_BYTES > KEPT_MEMORY_BYTES as u64 {
+                            // Slower to fill than to give back to the system.
+                            return Err(Unresettable::LargeMemory);
+                        }
+                        kept.memory_pages = Some(pages);
+                    }
+                }
+                Payload::GlobalSection(section) => {
+                    for global in section {
+                        let global = global?;
+                        if global.ty.mutable {
+                            kept.globals.push((globals, number(&global.init_expr)?));
+                        }
+                        globals += 1;
+                    }
+                }
+                // It may do anything, once.
+                Payload::StartSection { .. } => return Err(Unresettable::Start),
+                Payload::CodeSectionEntry(body) => {
+                    let mut operators = body.get_operators_reader()?;
+                    while !operators.eof() {
+                        if changes_for_good(&operators.read()?) {
+                            return Err(Unresettable::Changes);
+                        }
+                    }
+                }
+                Payload::DataSection(segments) => kept.segments = active(segments)?,
+                _ => {}
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Returns where its memory begins with zeros.
+    fn zeros(&self) -> Vec<Range<u32>> {
+        let mut written: Vec<_> = self
+            .segments
+            .iter()
+            .map(|&(start, data)| u64::from(start)..u64::from(start) + data.len() as u64)
+            .collect();
+        written.sort_by_key(|range| range.start);
+        let end = self.memory_pages.unwrap_or_default() * PAGE_BYTES;
+        written.push(end..end);
+        let mut zeros = Vec::new();
+        let mut next = 0;
+        for range in written {
+            if range.start > next {
+                // Within the memory, which has less than 4 GiB.
+                zeros.push(next as u32..range.start as u32);
+            }
+            next = next.max(range.end);
+        }
+        zeros
+    }
+}
+
+/// Returns a constant that is a number. Others depend on something.
+fn number(expression: &wasmparser::ConstExpr<'_>) -> Result<ConstExpr, Unresettable> {
+    let mut operators = expression.get_operators_reader();
+    let is_number = matches!(
+        operators.read()?,
+        Operator::I32Const { .. }
+            | Operator::I64Const { .. }
+            | Operator::F32Const { .. }
+            | Operator::F64Const { .. }
+    );
+    let ends = matches!(operators.read()?, Operator::End) && operators.eof();
+    if !is_number || !ends {
+        return Err(Unresettable::Computed);
+    }
+    RoundtripReencoder.const_expr(expression.clone()).map_err(|_| Unresettable::Computed)
+}
+
+/// Returns the segments that are written to memory at the start.
+fn active(section: DataSectionReader<'_>) -> Result<Vec<(u32, &[u8])>, Unresettable> {
+    let mut segments = Vec::new();
+    for segment in section {
+        let segment = segment?;
+        if let DataKind::Active { offset_expr, .. } = segment.kind {
+            number(&offset_expr)?;
+            let Operator::I32Const { value } = offset_expr.get_operators_reader().read()? else {
+                return Err(Unresettable::Computed);
+            };
+            segments.push((value.cast_unsigned(), segment.data));
+        }
+    }
+    Ok(segments)
+}
+
+/// Tells whether an instruction of WebAssembly 2.0 changes something that is not
+/// put back.
+fn changes_for_good(operator: &Operator<'_>) -> bool {
+    matches!(
+        operator,
+        Operator::TableSet { .. }
+            | Operator::TableGrow { .. }
+            | Operator::TableFill { .. }
+            | Operator::TableCopy { .. }
+            | Operator::TableInit { .. }
+            | Operator::ElemDrop { .. }
+            | Operator::DataDrop { .. }
+    )
+}
+
+/// Returns the module with the function that puts back what it keeps.
+///
+/// What it needs stands behind all that there is, so that nothing is counted anew:
+/// a type, the function, its export, and each segment once more, to be copied from.
+fn with_function(module: &[u8], kept: &Kept<'_>) -> Result<Module, Unresettable> {
+    const TYPE: u8 = SectionId::Type as u8;
+    const FUNCTION: u8 = SectionId::Function as u8;
+    const EXPORT_SECTION: u8 = SectionId::Export as u8;
+    const CODE: u8 = SectionId::Code as u8;
+    const DATA: u8 = SectionId::Data as u8;
+
+    let mut rewritten = Module::new();
+    let (mut types, mut functions, mut is_exported, mut segments) = (0, 0, false, 0);
+    for payload in Parser::new(0).parse_all(module) {
+        match payload? {
+            Payload::TypeSection(section) => types = section.count(),
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    functions += u32::from(matches!(import?.ty, TypeRef::Func(_)));
+                }
+            }
+            Payload::FunctionSection(section) => functions += section.count(),
+            Payload::DataSection(section) => segments = section.count(),
+            _ => {}
+        }
+    }
+    for payload in Parser::new(0).parse_all(module) {
+        let Some((id, range)) = payload?.as_section() else { continue };
+        let section = &module[range];
+        let added = match id {
+            // No parameters, and one result: an i32.
+            TYPE => vec![vec![0x60, 0, 1, 0x7f]],
+            FUNCTION => vec![encoded(types)],
+            EXPORT_SECTION => {
+                is_exported = true;
+                let mut export = Vec::new();
+                EXPORT.encode(&mut export);
+                ExportKind::Func.encode(&mut export);
+                functions.encode(&mut export);
+                vec![export]
+            }
+            CODE => {
+                if !kept.segments.is_empty() {
+                    let data = encoded(segments + kept.segments.len() as u32);
+                    rewritten.section(&RawSection { id: SectionId::DataCount as u8, data: &data });
+                }
+                vec![encoded(reset(kept, segments))]
+            }
+            DATA => {
+                let passive = |&(_, data): &(u32, &[u8])| {
+                    let mut segment = vec![1];
+                    data.encode(&mut segment);
+                    segment
+                };
+                kept.segments.iter().map(passive).collect()
+            }
+            // Written anew before the code.
+            id if id == SectionId::DataCount as u8 && !kept.segments.is_empty() => continue,
+            _ => Vec::new(),
+        };
+        rewritten.section(&RawSection { id, data: &with(section, &added)? });
+    }
+    if is_exported { Ok(rewritten) } else { Err(Unresettable::Nothing) }
+}
+
+/// Returns the function. `segments` is how many there are before those that it
+/// copies from.
+fn reset(kept: &Kept<'_>, segments: u32) -> Function {
+    let mut function = Function::new([]);
+    if let Some(pages) = kept.memory_pages {
+        function
+            .instruction(&Instruction::MemorySize(0))
+            // At most 4 GiB.
+            .instruction(&Instruction::I32Const(pages as i32))
+            .instruction(&Instruction::I32Ne)
+            .instruction(&Instruction::If(BlockType::Empty))
+            .instruction(&Instruction::I32Const(0))
+            .instruction(&Instruction::Return)
+            .instruction(&Instruction::End);
+    }
+    for (global, initial) in &kept.globals {
+        let mut bytes = Vec::new();
+        initial.encode(&mut bytes);
+        // The constant without its end.
+        bytes.pop();
+        function.raw(bytes).instruction(&Instruction::GlobalSet(*global));
+    }
+    for zeros in kept.zeros() {
+        function
+            .instruction(&Instruction::I32Const(zeros.start.cast_signed()))
+            .instruction(&Instruction::I32Const(0))
+            .instruction(&Instruction::I32Const((zeros.end - zeros.start).cast_signed()))
+            .instruction(&Instruction::MemoryFill(0));
+    }
+    for (number, &(start, data)) in (segments..).zip(&kept.segments) {
+        function
+            .instruction(&Instruction::I32Const(start.cast_signed()))
+            .instruction(&Instruction::I32Const(0))
+            .instruction(&Instruction::I32Const(data.len() as i32))
+            .instruction(&Instruction::MemoryInit { mem: 0, data_index: number });
+    }
+    function.instruction(&Instruction::I32Const(1)).instruction(&Instruction::End);
+    function
+}
+
+fn encoded(what: impl Encode) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    what.encode(&mut bytes);
+    bytes
+}
+
+/// Returns a section that is a list, with more behind it.
+fn with(section: &[u8], added: &[Vec<u8>]) -> Result<Vec<u8>, BinaryReaderError> {
+    if added.is_empty() {
+        return Ok(section.to_vec());
+    }
+    let mut reader = BinaryReader::new(section, 0);
+    // What was read has fewer by far than could be counted.
+    let count = reader.read_var_u32()?.saturating_add(added.len() as u32);
+    let mut longer = encoded(count);
+    longer.extend_from_slice(&section[reader.original_position()..]);
+    longer.extend(added.iter().flatten());
+    Ok(longer)
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{
+        Engine, Store,
+        component::{Component, Linker},
+    };
+
+    use super::*;
+
+    const KEEPS: &str = "(memory 1) (global $g (mut i32) (i32.const 0))";
+    const TABLE: &str = "(table 4 funcref) (elem $e func) (data $d \"x\")";
+
+    /// Returns a component around one module.
+    fn around(module: &str) -> String {
+        format!(
+            "(component (core module $m {module} (func (export \"f\")))
+               (core instance $i (instantiate $m))
+               (func (export \"f\") (canon lift (core func $i \"f\"))))"
+        )
+    }
+
+    #[track_caller]
+    fn check(component: &str, expected: Option<Unresettable>) {
+        let bytes = wat::parse_str(component).unwrap();
+        assert_eq!(with_reset(&bytes).err(), expected, "{component}");
+    }
+
+    /// A function with these instructions, beside what there is to change.
+    #[track_caller]
+    fn check_code(code: &str, expected: Option<Unresettable>) {
+        check(&around(&format!("{KEEPS} {TABLE} (func $code {code})")), expected);
+    }
+
+    #[test]
+    fn a_component_with_an_instruction_that_is_not_undone_is_left_as_it_is() {
+        let changes = Some(Unresettable::Changes);
+        check_code("(table.set (i32.const 0) (ref.null func))", changes);
+        check_code("(drop (table.grow (ref.null func) (i32.const 1)))", changes);
+        check_code("(table.fill (i32.const 0) (ref.null func) (i32.const 1))", changes);
+        check_code("(table.copy (i32.const 0) (i32.const 1) (i32.const 1))", changes);
+        check_code("(table.init $e (i32.const 0) (i32.const 0) (i32.const 0))", changes);
+        check_code("(elem.drop $e)", changes);
+        check_code("(data.drop $d)", changes);
+        check_code("(return_call $code)", Some(Unresettable::Unknown));
+
+        check_code("(memory.init $d (i32.const 0) (i32.const 0) (i32.const 1))", None);
+        check_code("(memory.fill (i32.const 0) (i32.const 1) (i32.const 1))", None);
+        check_code("(drop (memory.grow (i32.const 1)))", None);
+        check_code("(drop (table.get (i32.const 0)))", None);
+        check_code("(global.set $g (i32.const 1))", None);
+        check_code("(i32.store (i32.const 0) (i32.const 1))", None);
+    }
+
+    #[test]
+    fn a_component_of_which_not_all_is_known_is_left_as_it_is() {
+        let computed = Some(Unresettable::Computed);
+        check(&around(KEEPS), None);
+        check(&around("(global (mut i32) (i32.const 0))"), None);
+        check(&around("(memory 2)"), None);
+        check(&around("(memory 3)"), Some(Unresettable::LargeMemory));
+        check(&around(""), Some(Unresettable::Nothing));
+        check(&around("(global i32 (i32.const 0))"), Some(Unresettable::Nothing));
+        check(&around("(memory 1) (func $s) (start $s)"), Some(Unresettable::Start));
+        check(&around("(memory 1) (memory 1)"), Some(Unresettable::Unknown));
+        check(&around("(memory i64 1)"), Some(Unresettable::Unknown));
+        check(&around("(global (mut funcref) (ref.null func))"), computed);
+        let sum = "(i32.add (i32.const 1) (i32.const 1))";
+        check(&around(&format!("(global (mut i32) {sum})")), Some(Unresettable::Unknown));
+        let twice = "(core module $m (memory 1) (global (export \"g\") i32 (i32.const 8)))
+            (core instance $a (instantiate $m))";
+        check(
+            &format!("(component {twice} (core instance (instantiate $m)))"),
+            Some(Unresettable::Composed),
+        );
+        let from_another = "(core module $n (import \"a\" \"g\" (global i32))
+            (global (mut i32) (global.get 0)))
+            (core instance (instantiate $n (with \"a\" (instance $a))))";
+        check(&format!("(component {twice} {from_another})"), computed);
+        let at_another = "(core module $n (import \"a\" \"g\" (global i32))
+            (memory 1) (data (global.get 0) \"x\"))
+            (core instance (instantiate $n (with \"a\" (instance $a))))";
+        check(&format!("(component {twice} {at_another})"), computed);
+        let two = "(core module (memory 1)) (core module (memory 1))";
+        check(&format!("(component {two})"), Some(Unresettable::Composed));
+        let unused = "(component (core module (memory 1) (func (export \"f\"))))";
+        check(unused, Some(Unresettable::Composed));
+        check("(component (component (core module (memory 1))))", Some(Unresettable::Composed));
+        check(
+            "(component (type $r (resource (rep i32))) (core func (canon resource.new $r)))",
+            Some(Unresettable::Resources),
+        );
+        check(
+            "(component (import \"m\" (core module)) (core module (memory 1)))",
+            Some(Unresettable::Composed),
+        );
+    }
+
+    #[test]
+    fn a_component_with_a_function_of_that_name_is_left_as_it_is() {
+        let own =
+            around(KEEPS).replace("(export \"f\") (canon", "(export \"wardkey-reset\") (canon");
+        check(&own, Some(Unresettable::Unknown));
+        let core = around(&format!("{KEEPS} (func (export \"wardkey-reset\"))"));
+        check(&core, Some(Unresettable::Unknown));
+    }
+
+    /// Two segments lie over each other, one is empty, one ends the memory, and one
+    /// that is passive stands between them.
+    const STATE: &str = r#"(component
+        (core module $m
+            (memory (export "memory") 1 4)
+            (data (i32.const 100) "abcdef")
+            (data $passive "never")
+            (data (i32.const 103) "DEFghi")
+            (data (i32.const 9) "")
+            (data (i32.const 65535) "!")
+            (global $a (mut i32) (i32.const -7))
+            (global $fixed i64 (i64.const 3))
+            (global $b (mut i64) (i64.const 1234567890123))
+            (global $c (mut f32) (f32.const 1.5))
+            (global $d (mut f64) (f64.const nan:0x123))
+            ;; FNV-1a of the memory, and then of the globals.
+            (func (export "sum") (result i64)
+                (local $at i32) (local $sum i64)
+                (local.set $sum (i64.const 0xcbf29ce484222325))
+                (loop $on
+                    (local.set $sum (i64.mul (i64.const 0x100000001b3)
+                        (i64.xor (local.get $sum) (i64.load8_u (local.get $at)))))
+                    (local.set $at (i32.add (local.get $at) (i32.const 1)))
+                    (br_if $on (i32.lt_u (local.get $at) (i32.const 65536))))
+                (local.set $sum (i64.mul (i64.const 0x100000001b3)
+                    (i64.xor (local.get $sum) (i64.extend_i32_s (global.get $a)))))
+                (local.set $sum (i64.mul (i64.const 0x100000001b3)
+                    (i64.xor (local.get $sum) (global.get $b))))
+                (local.set $sum (i64.mul (i64.const 0x100000001b3)
+                    (i64.xor (local.get $sum)
+                        (i64.extend_i32_s (i32.reinterpret_f32 (global.get $c))))))
+                (i64.xor (local.get $sum) (i64.reinterpret_f64 (global.get $d))))
+            ;; Writes to one of its globals, or a byte to an address.
+            (func (export "change") (param $what i32)
+                (if (i32.eq (local.get $what) (i32.const -1))
+                    (then (global.set $a (i32.const 1)) (return)))
+                (if (i32.eq (local.get $what) (i32.const -2))
+                    (then (global.set $b (i64.const 1)) (return)))
+                (if (i32.eq (local.get $what) (i32.const -3))
+                    (then (global.set $c (f32.const 1)) (return)))
+                (if (i32.eq (local.get $what) (i32.const -4))
+                    (then (global.set $d (f64.const 1)) (return)))
+                (if (i32.eq (local.get $what) (i32.const -5))
+                    (then (drop (memory.grow (i32.const 1))) (return)))
+                (i32.store8 (local.get $what)
+                    (i32.xor (i32.load8_u (local.get $what)) (i32.const 0x55)))))
+        (core instance $i (instantiate $m))
+        (func (export "sum") (result u64) (canon lift (core func $i "sum")))
+        (func (export "change") (param "what" s32) (canon lift (core func $i "change"))))"#;
+
+    #[test]
+    fn an_instance_is_put_back_to_the_last_byte_and_bit() {
+        let bytes = with_reset(&wat::parse_str(STATE).unwrap()).unwrap();
+        let engine = Engine::default();
+        let component = Component::from_binary(&engine, &bytes).unwrap();
+        let mut store = Store::new(&engine, ());
+        let instance = Linker::new(&engine).instantiate(&mut store, &component).unwrap();
+        let sum = instance.get_typed_func::<(), (u64,)>(&mut store, "sum").unwrap();
+        let change = instance.get_typed_func::<(i32,), ()>(&mut store, "change").unwrap();
+        let reset = instance.get_typed_func::<(), (bool,)>(&mut store, EXPORT).unwrap();
+
+        let at_first = sum.call(&mut store, ()).unwrap();
+        let bytes = [0, 9, 99, 100, 102, 103, 105, 106, 108, 109, 4096, 65534, 65535];
+        for what in [-1, -2, -3, -4].into_iter().chain(bytes) {
+            change.call(&mut store, (what,)).unwrap();
+            assert_ne!(sum.call(&mut store, ()).unwrap(), at_first, "{what} is not seen");
+            assert_eq!(reset.call(&mut store, ()).unwrap(), (true,), "{what}");
+            assert_eq!(sum.call(&mut store, ()).unwrap(), at_first, "{what} is left");
+        }
+        change.call(&mut store, (-5,)).unwrap();
+        assert_eq!(reset.call(&mut store, ()).unwrap(), (false,), "memory does not shrink");
+    }
+}
