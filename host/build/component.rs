@@ -26,10 +26,6 @@ use wasm_encoder::{ComponentSection as _, CustomSection, ExportSection, Module, 
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
-use self::shim::without_shim;
-
-mod shim;
-
 /// The environment variables that a build depends on.
 pub(crate) const VARIABLES: &[&str] =
     &["WARDKEY_POLICY_WASM", "WARDKEY_CATALOGUE", "WARDKEY_OFFLINE"];
@@ -43,13 +39,13 @@ const CASES_SECTION: &str = "wardkey:cases";
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// The component's stack, in bytes. The linker's own choice of 1 MiB would be
-/// memory that each fresh instance is made of. The rules go three calls deep
+/// memory that is put back after each request. The rules go three calls deep
 /// and keep their data in the arena; running out is a trap, and so a refusal.
 const STACK_BYTES: usize = 8 * 1024;
 
 /// The memory that the component starts with, in bytes: one page of
-/// WebAssembly, for the stack, the tables, and what a request allocates. Each
-/// fresh instance is put back to it, so a second page would cost every request
+/// WebAssembly, for the stack, the tables, and what a request allocates. All of it
+/// is put back after each request, so a second page would cost every request
 /// half a microsecond and more. Data that outgrows it fails the build.
 const INITIAL_MEMORY_BYTES: usize = 64 * 1024;
 
@@ -70,13 +66,12 @@ pub(crate) fn build(root: &Path, out: &Path, catalogue: Option<&OsStr>) -> Resul
     let core = core_module(root, out, catalogue)?;
     let bytes = fs::read(&core).context("reading the core module")?;
     let bytes = without_post_returns(&bytes).context("rewriting the core module")?;
-    let component = ComponentEncoder::default()
+    let mut component = ComponentEncoder::default()
         .validate(true)
         .module(&bytes)
         .context("the core module holds no WIT")?
         .encode()
         .context("wrapping the core module as a component")?;
-    let mut component = without_shim(&component).context("rewriting the component")?;
     if let Some(cases) = cases(root, catalogue) {
         let data = fs::read(&cases).with_context(|| format!("reading `{}`", cases.display()))?;
         let section = CustomSection { name: CASES_SECTION.into(), data: data.into() };
@@ -97,8 +92,8 @@ pub(crate) fn cases(root: &Path, catalogue: Option<&OsStr>) -> Option<PathBuf> {
 /// Returns the module without its exports `cabi_post_…`.
 ///
 /// By them a host lets a component free what it has returned. This one frees
-/// nothing, as its instance is thrown away; and each of them is looked up for
-/// every fresh instance.
+/// nothing, as its memory is put back; and each of them would be called for
+/// every answer.
 fn without_post_returns(module: &[u8]) -> Result<Vec<u8>> {
     let mut rewritten = Module::new();
     for payload in Parser::new(0).parse_all(module) {
