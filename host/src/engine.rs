@@ -236,12 +236,15 @@ impl Engine {
             return Err(LoadError::TooLarge(bytes.len()));
         }
         let cases = bounds::check(bytes)?;
-        let with_reset = reset::with_reset(bytes);
         // Bytes and never text or compiled code: the text format is a
         // convenience for tests, and compiled code would be run as it is.
-        let component =
-            Component::from_binary(&self.engine, with_reset.as_deref().unwrap_or(bytes))
-                .map_err(LoadError::Invalid)?;
+        let compile = |bytes: &[u8]| Component::from_binary(&self.engine, bytes);
+        let with_reset = reset::with_reset(bytes)
+            .and_then(|with_reset| compile(&with_reset).map_err(|_| Unresettable::Named));
+        let (component, is_reset) = match with_reset {
+            Ok(component) => (component, Ok(())),
+            Err(why) => (compile(bytes).map_err(LoadError::Invalid)?, Err(why)),
+        };
         for (name, item) in component.component_type().imports(&self.engine) {
             let known = MAY_IMPORT.iter().any(|start| name.starts_with(start));
             if !known || !matches!(item.ty, ComponentItem::ComponentInstance(_)) {
@@ -258,9 +261,8 @@ impl Engine {
                 LoadError::Contract(wasmtime::Error::msg("it does not export `authorize`"))
             })?;
         // Only where it is the host's own: any component may export this name.
-        let reset = with_reset.and_then(|_| {
-            let reset = pre.component().get_export_index(None, reset::EXPORT);
-            reset.ok_or(Unresettable::Unknown)
+        let reset = is_reset.and_then(|()| {
+            pre.component().get_export_index(None, reset::EXPORT).ok_or(Unresettable::Unknown)
         });
         let policy = Policy {
             authorizer,

@@ -52,9 +52,14 @@ impl Guest {
 
     /// Returns the component.
     pub(crate) fn build(&self) -> Vec<u8> {
+        component(&self.module(), include_contract, "authorizer-policy")
+    }
+
+    /// Returns the core module's text.
+    pub(crate) fn module(&self) -> String {
         let Self { authorize, more, realloc, pages } = self;
         let text: String = TEXT.iter().map(|byte| format!("\\{byte:02x}")).collect();
-        let module = format!(
+        format!(
             r#"(module
                 (import "wardkey:policy/storage@0.1.0" "find-key"
                     (func $find_key (param i64 i64 i64 i64 i32)))
@@ -71,8 +76,7 @@ impl Guest {
                     (param $request i32) (result i32)
                     {authorize})
                 {more})"#
-        );
-        component(&module, include_contract, "authorizer-policy")
+        )
     }
 }
 
@@ -106,12 +110,19 @@ pub(crate) fn include_contract(resolve: &mut Resolve) {
 
 /// The contract with this `lifecycle` in it, and a world `mine` that has it.
 pub(crate) fn with_contract(resolve: &mut Resolve, lifecycle: &str) {
+    with_world(resolve, lifecycle, "export lifecycle;");
+}
+
+/// The contract with another interface in it, and a world `mine` that exports
+/// something else besides.
+pub(crate) fn with_world(resolve: &mut Resolve, interface: &str, exports: &str) {
     let types = include_str!("../../wit/types.wit");
+    let storage = include_str!("../../wit/storage.wit");
     let authorizer = include_str!("../../wit/authorizer.wit");
     let text = format!(
         "package wardkey:policy@0.1.0;
-         {types} {authorizer} {lifecycle}
-         @since(version = 0.1.0) world mine {{ export authorizer; export lifecycle; }}"
+         {types} {storage} {authorizer} {interface}
+         @since(version = 0.1.0) world mine {{ import storage; export authorizer; {exports} }}"
     );
     resolve.push_str("mine.wit", &text).unwrap();
 }

@@ -401,6 +401,24 @@ fn nothing_is_left_of_one_request_for_the_next() {
     place.check("left within a run", &leaves_behind(global.0, &twice, ""), 500, "internal");
 }
 
+/// The host's own function has a name, and a policy may have one of that name too.
+#[test]
+fn a_policy_that_says_how_it_is_put_back_is_not_believed() {
+    let leave = "(global.set $seen (i32.const 1))";
+    let guest = leaves_behind("(global.get $seen)", leave, &honest());
+    let pretends = r#"(func (export "wardkey-reset") (result i32) (i32.const 1))"#;
+    let guest = Guest { more: guest.more.clone() + pretends, ..guest };
+    let world = |resolve: &mut _| with_world(resolve, "", "export wardkey-reset: func() -> bool;");
+    let policy = engine().load(&component(&guest.module(), world, "mine")).unwrap();
+    assert_eq!(policy.why_anew().as_deref(), Some("it exports `wardkey-reset` itself"));
+
+    let place = Place::new();
+    place.host.host.policy().activate(Arc::new(policy));
+    for _ in 0..5 {
+        assert_eq!(place.call().status, 200);
+    }
+}
+
 #[test]
 fn the_standard_policy_is_put_back_and_not_made_anew() {
     assert_eq!(Place::new().standard.why_anew(), None);

@@ -9,6 +9,7 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
+    thread::{self, ThreadId},
 };
 
 use wasmtime::{
@@ -38,22 +39,35 @@ pub(super) struct Instance {
 /// Those that wait, of an engine's policies.
 #[derive(Default)]
 pub(super) struct Waiting {
-    /// With the digests of their policies. The one that was used last is the last.
-    instances: Mutex<VecDeque<(Digest, Instance)>>,
+    /// The one that was used last is the last.
+    places: Mutex<VecDeque<Place>>,
+}
+
+struct Place {
+    policy: Digest,
+    /// Which thread has used it last.
+    thread: ThreadId,
+    instance: Instance,
 }
 
 impl Waiting {
-    fn instances(&self) -> MutexGuard<'_, VecDeque<(Digest, Instance)>> {
+    fn places(&self) -> MutexGuard<'_, VecDeque<Place>> {
         // Nothing panics between two states of it.
-        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns an instance of a policy. Policies of one digest are one.
     pub(super) fn take(&self, policy: Digest) -> Option<Instance> {
-        let mut instances = self.instances();
-        // What was used last is in the processor's cache still.
-        let place = instances.iter().rposition(|(digest, _)| *digest == policy)?;
-        Some(instances.remove(place)?.1)
+        let thread = thread::current().id();
+        let mut places = self.places();
+        // What this thread has used is in the cache of its processor, mostly, and what
+        // another has used in that of another.
+        let own = places.iter().rposition(|place| place.policy == policy && place.thread == thread);
+        let place = match own {
+            Some(own) => own,
+            None => places.iter().rposition(|place| place.policy == policy)?,
+        };
+        Some(places.remove(place)?.instance)
     }
 
     /// Puts an instance back and lets it wait, in the place of the one that has
@@ -63,21 +77,22 @@ impl Waiting {
         if !matches!(reset.call(&mut instance.store, ()), Ok((true,))) {
             return;
         }
-        let mut instances = self.instances();
-        let longest = if instances.len() < MAX_WAITING { None } else { instances.pop_front() };
-        instances.push_back((policy, instance));
-        drop(instances);
+        let place = Place { policy, thread: thread::current().id(), instance };
+        let mut places = self.places();
+        let longest = if places.len() < MAX_WAITING { None } else { places.pop_front() };
+        places.push_back(place);
+        drop(places);
         drop(longest);
     }
 
     /// Lets go of the instances of a policy.
     pub(super) fn forget(&self, policy: Digest) {
         let mut forgotten = Vec::new();
-        let mut instances = self.instances();
-        while let Some(place) = instances.iter().position(|(digest, _)| *digest == policy) {
-            forgotten.extend(instances.remove(place));
+        let mut places = self.places();
+        while let Some(place) = places.iter().position(|place| place.policy == policy) {
+            forgotten.extend(places.remove(place));
         }
-        drop(instances);
+        drop(places);
     }
 }
 
@@ -92,7 +107,7 @@ mod tests {
         let policy = engine.load(STANDARD_POLICY).unwrap();
         let waiting = &engine.waiting;
         let instance = || policy.instance(Facts::default()).ok().unwrap();
-        let count = |of| waiting.instances().iter().filter(|(digest, _)| *digest == of).count();
+        let count = |of| waiting.places().iter().filter(|place| place.policy == of).count();
 
         let another = Digest::of("another");
         waiting.put(another, instance());
