@@ -4,7 +4,7 @@
 //!
 //! - Every call gets an instance in the state in which a new one is: nothing leaks from
 //!   one request to the next. Requests get one that was put back ([`reset`]) where that
-//!   is possible, and all else a new one, which is thrown away afterwards.
+//!   is possible, and all other questions a new one, which is thrown away afterwards.
 //! - A component imports nothing but this contract's `storage` and `types`, so
 //!   that it has no clock, no randomness, no network and no log.
 //! - What is not an answer is an [`EngineError`], and there is no way from one
@@ -236,15 +236,12 @@ impl Engine {
             return Err(LoadError::TooLarge(bytes.len()));
         }
         let cases = bounds::check(bytes)?;
+        let with_reset = reset::with_reset(bytes);
         // Bytes and never text or compiled code: the text format is a
         // convenience for tests, and compiled code would be run as it is.
-        let compile = |bytes: &[u8]| Component::from_binary(&self.engine, bytes);
-        let with_reset = reset::with_reset(bytes)
-            .and_then(|with_reset| compile(&with_reset).map_err(|_| Unresettable::Named));
-        let (component, is_reset) = match with_reset {
-            Ok(component) => (component, Ok(())),
-            Err(why) => (compile(bytes).map_err(LoadError::Invalid)?, Err(why)),
-        };
+        let component =
+            Component::from_binary(&self.engine, with_reset.as_deref().unwrap_or(bytes))
+                .map_err(LoadError::Invalid)?;
         for (name, item) in component.component_type().imports(&self.engine) {
             let known = MAY_IMPORT.iter().any(|start| name.starts_with(start));
             if !known || !matches!(item.ty, ComponentItem::ComponentInstance(_)) {
@@ -261,8 +258,8 @@ impl Engine {
                 LoadError::Contract(wasmtime::Error::msg("it does not export `authorize`"))
             })?;
         // Only where it is the host's own: any component may export this name.
-        let reset = is_reset.and_then(|()| {
-            pre.component().get_export_index(None, reset::EXPORT).ok_or(Unresettable::Unknown)
+        let reset = with_reset.and_then(|_| {
+            pre.component().get_export_index(None, reset::EXPORT).ok_or(Unresettable::Unfit)
         });
         let policy = Policy {
             authorizer,
@@ -397,7 +394,9 @@ impl Policy {
         request: &Request<'_>,
         facts: Facts,
     ) -> (Facts, Result<Run<Decision>, EngineError>) {
-        if let Some(mut waiting) = self.waiting.take(self.digest) {
+        if self.reset.is_ok()
+            && let Some(mut waiting) = self.waiting.take(self.digest)
+        {
             renew(&mut waiting.store, facts);
             return self.decide(waiting, request);
         }
@@ -460,8 +459,8 @@ impl Policy {
         let answer = authorize.call(&mut instance.store, (request,)).map(|(decision,)| decision);
         let call = std::mem::replace(instance.store.data_mut(), Call::new(Facts::default()));
         let (facts, answer) = outcome(answer, call);
-        if let Ok(Run::Done(_)) = &answer {
-            self.waiting.put(self.digest, instance);
+        if matches!(&answer, Ok(Run::Done(_))) && instance.put_back() {
+            self.waiting.keep(self.digest, instance);
         }
         (facts, answer)
     }
@@ -528,9 +527,10 @@ impl Drop for Policy {
     }
 }
 
-/// Gives a store what one question may spend.
+/// Gives a store what one question may read and spend. Nothing is left of what it had:
+/// putting it back may have used up some of its time.
 fn renew(store: &mut Store<Call>, facts: Facts) {
-    store.data_mut().facts = facts;
+    *store.data_mut() = Call::new(facts);
     store.set_hostcall_fuel(MAX_ANSWER_BYTES);
     store.set_epoch_deadline(budget::DEADLINE_TICKS);
 }

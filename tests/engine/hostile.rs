@@ -410,7 +410,7 @@ fn a_policy_that_says_how_it_is_put_back_is_not_believed() {
     let guest = Guest { more: guest.more.clone() + pretends, ..guest };
     let world = |resolve: &mut _| with_world(resolve, "", "export wardkey-reset: func() -> bool;");
     let policy = engine().load(&component(&guest.module(), world, "mine")).unwrap();
-    assert_eq!(policy.why_anew().as_deref(), Some("it exports `wardkey-reset` itself"));
+    assert!(policy.why_anew().is_some_and(|why| why.contains("wardkey-reset")));
 
     let place = Place::new();
     place.host.host.policy().activate(Arc::new(policy));

@@ -45,7 +45,7 @@ pub(super) enum Verdict {
 }
 
 /// What is left of a decision's time.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Budget {
     /// The thread's CPU time at the first deadline. Reading it costs a system
     /// call, which a decision that ends in time never pays.

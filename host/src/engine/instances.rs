@@ -4,7 +4,8 @@
 //!
 //! - Who takes an instance finds it as it began: the function that
 //!   [`reset`](super::reset) has added has put it back.
-//! - One that has trapped, was cut short, or could not be put back never waits here.
+//! - One that has trapped, was cut short, or could not be put back never waits here:
+//!   `Policy::decide` keeps only those that have given an answer.
 
 use std::{
     collections::VecDeque,
@@ -34,6 +35,15 @@ pub(super) struct Instance {
     pub(super) authorize: Func,
     /// `None`: it is used once.
     pub(super) reset: Option<Reset>,
+}
+
+impl Instance {
+    /// Puts back an instance that has given its answer. Returns whether it may be used
+    /// again.
+    pub(super) fn put_back(&mut self) -> bool {
+        let Some(reset) = self.reset else { return false };
+        matches!(reset.call(&mut self.store, ()), Ok((true,)))
+    }
 }
 
 /// Those that wait, of an engine's policies.
@@ -70,13 +80,9 @@ impl Waiting {
         Some(places.remove(place)?.instance)
     }
 
-    /// Puts an instance back and lets it wait, in the place of the one that has
-    /// waited longest if there are too many.
-    pub(super) fn put(&self, policy: Digest, mut instance: Instance) {
-        let Some(reset) = instance.reset else { return };
-        if !matches!(reset.call(&mut instance.store, ()), Ok((true,))) {
-            return;
-        }
+    /// Lets an instance wait that was put back, in the place of the one that has waited
+    /// longest if there are too many.
+    pub(super) fn keep(&self, policy: Digest, instance: Instance) {
         let place = Place { policy, thread: thread::current().id(), instance };
         let mut places = self.places();
         let longest = if places.len() < MAX_WAITING { None } else { places.pop_front() };
@@ -99,7 +105,11 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{active_policy::STANDARD_POLICY, engine::Engine, facts::Facts};
+    use crate::{
+        active_policy::STANDARD_POLICY,
+        engine::{Engine, budget::Budget, renew},
+        facts::Facts,
+    };
 
     #[test]
     fn no_more_wait_than_there_are_places_and_the_one_that_waited_longest_goes() {
@@ -110,10 +120,10 @@ mod tests {
         let count = |of| waiting.places().iter().filter(|place| place.policy == of).count();
 
         let another = Digest::of("another");
-        waiting.put(another, instance());
+        waiting.keep(another, instance());
         for wait in 1..=MAX_WAITING + 2 {
             assert_eq!(count(another), usize::from(wait <= MAX_WAITING), "{wait}");
-            waiting.put(policy.digest(), instance());
+            waiting.keep(policy.digest(), instance());
         }
         assert_eq!(count(policy.digest()), MAX_WAITING);
         assert!(waiting.take(another).is_none());
@@ -124,11 +134,24 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_that_cannot_be_put_back_does_not_wait() {
+    fn an_instance_is_put_back_if_it_has_what_it_takes() {
         let engine = Engine::new().unwrap();
         let policy = engine.load(STANDARD_POLICY).unwrap();
-        let instance = policy.instance(Facts::default()).ok().unwrap();
-        engine.waiting.put(policy.digest(), Instance { reset: None, ..instance });
-        assert!(engine.waiting.take(policy.digest()).is_none());
+        let mut instance = policy.instance(Facts::default()).ok().unwrap();
+        assert!(instance.put_back());
+        assert!(!Instance { reset: None, ..instance }.put_back());
+    }
+
+    /// The deadline may come while an instance is put back.
+    #[test]
+    fn the_time_of_one_request_is_not_taken_from_the_next() {
+        let engine = Engine::new().unwrap();
+        let policy = engine.load(STANDARD_POLICY).unwrap();
+        let mut instance = policy.instance(Facts::default()).ok().unwrap();
+        instance.store.set_epoch_deadline(0);
+        assert!(instance.put_back());
+        assert_ne!(instance.store.data().budget, Budget::default());
+        renew(&mut instance.store, Facts::default());
+        assert_eq!(instance.store.data().budget, Budget::default());
     }
 }

@@ -10,7 +10,8 @@
 //! Runtime Structure, Store), and what is done about it:
 //!
 //! - its memory: filled as it was at first. Memory cannot shrink: an instance whose
-//!   memory has grown is not used again;
+//!   memory has grown is not used again. A component of which several modules write to
+//!   memory as they begin is left as it is;
 //! - its mutable globals: set to what they were at first;
 //! - its tables, and which segments it has dropped: a component with an instruction
 //!   that changes them is left as it is;
@@ -24,9 +25,9 @@ use std::ops::Range;
 
 use wasm_encoder::{
     Alias, BlockType, CanonicalFunctionSection, Component, ComponentAliasSection,
-    ComponentExportKind, ComponentExportSection, ComponentSectionId, ComponentTypeSection,
-    ComponentValType, ConstExpr, Encode, ExportKind, Function, Instruction, Module, ModuleSection,
-    PrimitiveValType, RawSection, SectionId,
+    ComponentExportKind, ComponentExportSection, ComponentTypeSection, ComponentValType, ConstExpr,
+    Encode, ExportKind, Function, Instruction, Module, ModuleSection, PrimitiveValType, RawSection,
+    SectionId,
     reencode::{Reencode as _, RoundtripReencoder},
 };
 use wasmparser::{
@@ -34,43 +35,41 @@ use wasmparser::{
     Operator, Parser, Payload, TypeRef, Validator, WasmFeatures,
 };
 
-use super::KEPT_MEMORY_BYTES;
+use super::{KEPT_MEMORY_BYTES, bounds};
 
-/// What the component exports the function as. A component that has something of
-/// that name already is left alone.
+/// What the component exports the function as.
 pub(super) const EXPORT: &str = "wardkey-reset";
 
 const PAGE_BYTES: u64 = 64 * 1024;
 
 /// Returns the component with a function `wardkey-reset: func() -> bool`, which puts
-/// the instance back, or says that it cannot. It is invalid where the component exports
-/// something of that name already.
+/// the instance back, or says that it cannot.
 ///
 /// # Errors
 ///
-/// [`Unresettable`]: it cannot have one, or is no valid component.
+/// [`Unresettable`]: it cannot have one. Also for what is no valid component.
 pub(super) fn with_reset(bytes: &[u8]) -> Result<Vec<u8>, Unresettable> {
+    // Whoever adds to these has to look through what later versions let an instance
+    // keep, and which of their instructions change it.
     let known = WasmFeatures::WASM2 | WasmFeatures::COMPONENT_MODEL;
     let types = Validator::new_with_features(known).validate_all(bytes)?;
     let types = types.as_ref();
     let parts = Parts::of(bytes)?;
     if types.module_count() as usize != parts.modules.len() {
+        // Some come from elsewhere.
         return Err(Unresettable::Composed);
     }
-    let (keeper, module) = parts.keeper(bytes)?;
+    let (keeper, kept) = parts.keeper(bytes)?;
     let instance = parts.instance_of(keeper).ok_or(Unresettable::Composed)?;
+    let place = &parts.modules[keeper];
 
     let mut rewritten = Component::new();
-    let mut modules = 0;
     for (id, range) in &parts.sections {
-        if *id == ComponentSectionId::CoreModule as u8 {
-            modules += 1;
-            if modules - 1 == keeper {
-                rewritten.section(&ModuleSection(&module));
-                continue;
-            }
+        if range == place {
+            rewritten.section(&ModuleSection(&kept.with_function(&bytes[place.clone()])?));
+        } else {
+            rewritten.section(&RawSection { id: *id, data: &bytes[range.clone()] });
         }
-        rewritten.section(&RawSection { id: *id, data: &bytes[range.clone()] });
     }
     // Behind all that there is, so that nothing is counted anew.
     rewritten.section(ComponentAliasSection::new().alias(Alias::CoreInstanceExport {
@@ -93,17 +92,20 @@ pub(super) fn with_reset(bytes: &[u8]) -> Result<Vec<u8>, Unresettable> {
         types.component_function_count(),
         None,
     ));
-    Ok(rewritten.finish())
+    let rewritten = rewritten.finish();
+    // It is compiled in place of what was checked.
+    Validator::new_with_features(known)
+        .validate_all(&rewritten)
+        .map_err(|_| Unresettable::Unfit)?;
+    bounds::check(&rewritten).map_err(|_| Unresettable::Unfit)?;
+    Ok(rewritten)
 }
 
 /// Why a component cannot have the function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unresettable {
-    /// What later versions let an instance keep is not known here.
     #[error("it needs more than WebAssembly 2.0")]
     Unknown,
-    #[error("it exports `{EXPORT}` itself")]
-    Named,
     #[error("its memory begins with more than {KEPT_MEMORY_BYTES} bytes")]
     LargeMemory,
     #[error("it has instructions that change a table or drop a segment")]
@@ -114,10 +116,12 @@ pub(super) enum Unresettable {
     Computed,
     #[error("it has resources")]
     Resources,
-    #[error("it is made of several modules that keep something")]
+    #[error("it is made of several modules, and not one of them alone keeps something")]
     Composed,
     #[error("it keeps nothing that could be put back")]
     Nothing,
+    #[error("with a function `{EXPORT}` it would not be valid, or beyond a limit")]
+    Unfit,
 }
 
 impl From<BinaryReaderError> for Unresettable {
@@ -164,8 +168,10 @@ impl Parts {
                     // What lies in it has instances of its own.
                     return Err(Unresettable::Composed);
                 }
-                Payload::ComponentStartSection { .. } => return Err(Unresettable::Start),
                 _ if depth > 1 => continue,
+                // Not to be met: start functions of components need values, which are
+                // not among the known features.
+                Payload::ComponentStartSection { .. } => return Err(Unresettable::Start),
                 Payload::CustomSection(_) => continue,
                 Payload::ModuleSection { unchecked_range, .. } => {
                     parts.modules.push(unchecked_range.clone());
@@ -195,23 +201,21 @@ impl Parts {
         Ok(parts)
     }
 
-    /// Returns the one module that keeps something, by its number, with the function
-    /// that puts it back.
-    fn keeper(&self, bytes: &[u8]) -> Result<(usize, Module), Unresettable> {
+    /// Returns the one module that keeps something, by its number.
+    fn keeper<'a>(&self, bytes: &'a [u8]) -> Result<(usize, Kept<'a>), Unresettable> {
         let mut keeper = None;
         for (number, range) in self.modules.iter().enumerate() {
-            let module = &bytes[range.clone()];
-            let kept = Kept::by(module)?;
-            if kept.memory_pages.is_some() || !kept.globals.is_empty() {
+            let kept = Kept::by(&bytes[range.clone()])?;
+            // One that writes to another's memory as it begins is as good as a keeper.
+            if kept.memory_pages.is_some() || !kept.globals.is_empty() || !kept.active.is_empty() {
                 // Of several, each could need what another puts back.
                 if keeper.is_some() {
                     return Err(Unresettable::Composed);
                 }
-                keeper = Some((number, module, kept));
+                keeper = Some((number, kept));
             }
         }
-        let (number, module, kept) = keeper.ok_or(Unresettable::Nothing)?;
-        Ok((number, with_function(module, &kept)?))
+        keeper.ok_or(Unresettable::Nothing)
     }
 
     /// Returns the core instance of a module that is instantiated once.
@@ -223,15 +227,20 @@ impl Parts {
     }
 }
 
-/// What an instance of a module keeps between two calls.
+/// What an instance of a module keeps between two calls, and how many things of a kind
+/// the module has.
 #[derive(Default)]
 struct Kept<'a> {
     /// The memory that it begins with, if it has one.
     memory_pages: Option<u64>,
     /// Its mutable globals, and what they begin with.
     globals: Vec<(u32, ConstExpr)>,
-    /// What its memory begins with, in the order in which it is written, and where.
-    segments: Vec<(u32, &'a [u8])>,
+    /// What is written to memory as it begins, in this order, and where.
+    active: Vec<(u32, &'a [u8])>,
+    types: u32,
+    functions: u32,
+    segments: u32,
+    exports: u32,
 }
 
 impl<'a> Kept<'a> {
@@ -241,11 +250,17 @@ impl<'a> Kept<'a> {
         let mut globals = 0;
         for payload in Parser::new(0).parse_all(module) {
             match payload? {
+                Payload::TypeSection(types) => kept.types = types.count(),
                 Payload::ImportSection(imports) => {
                     for import in imports.into_imports() {
-                        globals += u32::from(matches!(import?.ty, TypeRef::Global(_)));
+                        match import?.ty {
+                            TypeRef::Func(_) => kept.functions += 1,
+                            TypeRef::Global(_) => globals += 1,
+                            _ => {}
+                        }
                     }
                 }
+                Payload::FunctionSection(functions) => kept.functions += functions.count(),
                 Payload::MemorySection(memories) => {
                     for memory in memories {
                         let pages = memory?.initial;
@@ -265,6 +280,7 @@ impl<'a> Kept<'a> {
                         globals += 1;
                     }
                 }
+                Payload::ExportSection(exports) => kept.exports = exports.count(),
                 // It may do anything, once.
                 Payload::StartSection { .. } => return Err(Unresettable::Start),
                 Payload::CodeSectionEntry(body) => {
@@ -275,33 +291,128 @@ impl<'a> Kept<'a> {
                         }
                     }
                 }
-                Payload::DataSection(segments) => kept.segments = active(segments)?,
+                Payload::DataSection(segments) => {
+                    kept.segments = segments.count();
+                    kept.active = active(segments)?;
+                }
                 _ => {}
             }
         }
         Ok(kept)
     }
 
-    /// Returns where its memory begins with zeros.
-    fn zeros(&self) -> Vec<Range<u32>> {
-        let mut written: Vec<_> = self
-            .segments
-            .iter()
-            .map(|&(start, data)| u64::from(start)..u64::from(start) + data.len() as u64)
-            .collect();
-        written.sort_by_key(|range| range.start);
-        let end = self.memory_pages.unwrap_or_default() * PAGE_BYTES;
-        written.push(end..end);
-        let mut zeros = Vec::new();
-        let mut next = 0;
-        for range in written {
-            if range.start > next {
-                // Within the memory, which has less than 4 GiB.
-                zeros.push(next as u32..range.start as u32);
-            }
-            next = next.max(range.end);
+    /// Returns the memory that it begins with, without the zeros around it, and where
+    /// that lies.
+    fn image(&self) -> Result<(usize, Vec<u8>), Unresettable> {
+        let bytes = self.memory_pages.unwrap_or_default() * PAGE_BYTES;
+        // At most `KEPT_MEMORY_BYTES`.
+        let mut image = vec![0; bytes as usize];
+        for &(start, data) in &self.active {
+            let start = start as usize;
+            // Otherwise it has another's memory, or cannot be instantiated at all.
+            let place = image.get_mut(start..start + data.len()).ok_or(Unresettable::Composed)?;
+            place.copy_from_slice(data);
         }
-        zeros
+        let end = image.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        image.truncate(end);
+        let start = image.iter().position(|byte| *byte != 0).unwrap_or_default();
+        Ok((start, image.split_off(start)))
+    }
+
+    /// Returns the module with the function that puts back what it keeps.
+    ///
+    /// What it needs stands behind all that there is, so that nothing is counted anew:
+    /// a type, the function, its export, and a segment to be copied from.
+    fn with_function(&self, module: &[u8]) -> Result<Module, Unresettable> {
+        const TYPE: u8 = SectionId::Type as u8;
+        const FUNCTION: u8 = SectionId::Function as u8;
+        const EXPORTS: u8 = SectionId::Export as u8;
+        const DATA_COUNT: u8 = SectionId::DataCount as u8;
+        const CODE: u8 = SectionId::Code as u8;
+        const DATA: u8 = SectionId::Data as u8;
+
+        if self.exports == 0 {
+            return Err(Unresettable::Nothing);
+        }
+        let (start, image) = self.image()?;
+        let mut rewritten = Module::new();
+        for payload in Parser::new(0).parse_all(module) {
+            let Some((id, range)) = payload?.as_section() else { continue };
+            let section = &module[range];
+            let added = match id {
+                // No parameters, and one result: an i32.
+                TYPE => Some(vec![0x60, 0, 1, 0x7f]),
+                FUNCTION => Some(encoded(self.types)),
+                EXPORTS => {
+                    let mut export = encoded(EXPORT);
+                    ExportKind::Func.encode(&mut export);
+                    self.functions.encode(&mut export);
+                    Some(export)
+                }
+                // Written anew before the code.
+                DATA_COUNT if !image.is_empty() => continue,
+                CODE => {
+                    if !image.is_empty() {
+                        let data = encoded(self.segments + 1);
+                        rewritten.section(&RawSection { id: DATA_COUNT, data: &data });
+                    }
+                    Some(encoded(self.function(start, image.len())))
+                }
+                DATA if !image.is_empty() => {
+                    // A passive one.
+                    let mut segment = vec![1];
+                    image.as_slice().encode(&mut segment);
+                    Some(segment)
+                }
+                _ => None,
+            };
+            let longer = added.map(|added| with(section, &added)).transpose()?;
+            let data = longer.as_deref().unwrap_or(section);
+            rewritten.section(&RawSection { id, data });
+        }
+        Ok(rewritten)
+    }
+
+    /// Returns the function. The memory's image lies at `start`, and is the last segment.
+    fn function(&self, start: usize, len: usize) -> Function {
+        // All addresses are within `KEPT_MEMORY_BYTES`.
+        let number = |number: usize| Instruction::I32Const(number as i32);
+        let mut function = Function::new([]);
+        if let Some(pages) = self.memory_pages {
+            function
+                .instruction(&Instruction::MemorySize(0))
+                .instruction(&number(pages as usize))
+                .instruction(&Instruction::I32Ne)
+                .instruction(&Instruction::If(BlockType::Empty))
+                .instruction(&number(0))
+                .instruction(&Instruction::Return)
+                .instruction(&Instruction::End);
+        }
+        for (global, initial) in &self.globals {
+            let mut bytes = encoded(initial);
+            // The constant without its end.
+            bytes.pop();
+            function.raw(bytes).instruction(&Instruction::GlobalSet(*global));
+        }
+        let end = (self.memory_pages.unwrap_or_default() * PAGE_BYTES) as usize;
+        for zeros in [0..start, start + len..end] {
+            if !zeros.is_empty() {
+                function
+                    .instruction(&number(zeros.start))
+                    .instruction(&number(0))
+                    .instruction(&number(zeros.len()))
+                    .instruction(&Instruction::MemoryFill(0));
+            }
+        }
+        if len > 0 {
+            function
+                .instruction(&number(start))
+                .instruction(&number(0))
+                .instruction(&number(len))
+                .instruction(&Instruction::MemoryInit { mem: 0, data_index: self.segments });
+        }
+        function.instruction(&number(1)).instruction(&Instruction::End);
+        function
     }
 }
 
@@ -353,128 +464,19 @@ fn changes_for_good(operator: &Operator<'_>) -> bool {
     )
 }
 
-/// Returns the module with the function that puts back what it keeps.
-///
-/// What it needs stands behind all that there is, so that nothing is counted anew:
-/// a type, the function, its export, and each segment once more, to be copied from.
-fn with_function(module: &[u8], kept: &Kept<'_>) -> Result<Module, Unresettable> {
-    const TYPE: u8 = SectionId::Type as u8;
-    const FUNCTION: u8 = SectionId::Function as u8;
-    const EXPORT_SECTION: u8 = SectionId::Export as u8;
-    const CODE: u8 = SectionId::Code as u8;
-    const DATA: u8 = SectionId::Data as u8;
-
-    let mut rewritten = Module::new();
-    let (mut types, mut functions, mut is_exported, mut segments) = (0, 0, false, 0);
-    for payload in Parser::new(0).parse_all(module) {
-        match payload? {
-            Payload::TypeSection(section) => types = section.count(),
-            Payload::ImportSection(section) => {
-                for import in section.into_imports() {
-                    functions += u32::from(matches!(import?.ty, TypeRef::Func(_)));
-                }
-            }
-            Payload::FunctionSection(section) => functions += section.count(),
-            Payload::DataSection(section) => segments = section.count(),
-            _ => {}
-        }
-    }
-    for payload in Parser::new(0).parse_all(module) {
-        let Some((id, range)) = payload?.as_section() else { continue };
-        let section = &module[range];
-        let added = match id {
-            // No parameters, and one result: an i32.
-            TYPE => vec![vec![0x60, 0, 1, 0x7f]],
-            FUNCTION => vec![encoded(types)],
-            EXPORT_SECTION => {
-                is_exported = true;
-                let mut export = Vec::new();
-                EXPORT.encode(&mut export);
-                ExportKind::Func.encode(&mut export);
-                functions.encode(&mut export);
-                vec![export]
-            }
-            CODE => {
-                if !kept.segments.is_empty() {
-                    let data = encoded(segments + kept.segments.len() as u32);
-                    rewritten.section(&RawSection { id: SectionId::DataCount as u8, data: &data });
-                }
-                vec![encoded(reset(kept, segments))]
-            }
-            DATA => {
-                let passive = |&(_, data): &(u32, &[u8])| {
-                    let mut segment = vec![1];
-                    data.encode(&mut segment);
-                    segment
-                };
-                kept.segments.iter().map(passive).collect()
-            }
-            // Written anew before the code.
-            id if id == SectionId::DataCount as u8 && !kept.segments.is_empty() => continue,
-            _ => Vec::new(),
-        };
-        rewritten.section(&RawSection { id, data: &with(section, &added)? });
-    }
-    if is_exported { Ok(rewritten) } else { Err(Unresettable::Nothing) }
-}
-
-/// Returns the function. `segments` is how many there are before those that it
-/// copies from.
-fn reset(kept: &Kept<'_>, segments: u32) -> Function {
-    let mut function = Function::new([]);
-    if let Some(pages) = kept.memory_pages {
-        function
-            .instruction(&Instruction::MemorySize(0))
-            // At most 4 GiB.
-            .instruction(&Instruction::I32Const(pages as i32))
-            .instruction(&Instruction::I32Ne)
-            .instruction(&Instruction::If(BlockType::Empty))
-            .instruction(&Instruction::I32Const(0))
-            .instruction(&Instruction::Return)
-            .instruction(&Instruction::End);
-    }
-    for (global, initial) in &kept.globals {
-        let mut bytes = Vec::new();
-        initial.encode(&mut bytes);
-        // The constant without its end.
-        bytes.pop();
-        function.raw(bytes).instruction(&Instruction::GlobalSet(*global));
-    }
-    for zeros in kept.zeros() {
-        function
-            .instruction(&Instruction::I32Const(zeros.start.cast_signed()))
-            .instruction(&Instruction::I32Const(0))
-            .instruction(&Instruction::I32Const((zeros.end - zeros.start).cast_signed()))
-            .instruction(&Instruction::MemoryFill(0));
-    }
-    for (number, &(start, data)) in (segments..).zip(&kept.segments) {
-        function
-            .instruction(&Instruction::I32Const(start.cast_signed()))
-            .instruction(&Instruction::I32Const(0))
-            .instruction(&Instruction::I32Const(data.len() as i32))
-            .instruction(&Instruction::MemoryInit { mem: 0, data_index: number });
-    }
-    function.instruction(&Instruction::I32Const(1)).instruction(&Instruction::End);
-    function
-}
-
 fn encoded(what: impl Encode) -> Vec<u8> {
     let mut bytes = Vec::new();
     what.encode(&mut bytes);
     bytes
 }
 
-/// Returns a section that is a list, with more behind it.
-fn with(section: &[u8], added: &[Vec<u8>]) -> Result<Vec<u8>, BinaryReaderError> {
-    if added.is_empty() {
-        return Ok(section.to_vec());
-    }
+/// Returns a section that is a list, with one more behind it.
+fn with(section: &[u8], added: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
     let mut reader = BinaryReader::new(section, 0);
     // What was read has fewer by far than could be counted.
-    let count = reader.read_var_u32()?.saturating_add(added.len() as u32);
-    let mut longer = encoded(count);
+    let mut longer = encoded(reader.read_var_u32()?.saturating_add(1));
     longer.extend_from_slice(&section[reader.original_position()..]);
-    longer.extend(added.iter().flatten());
+    longer.extend_from_slice(added);
     Ok(longer)
 }
 
@@ -560,6 +562,11 @@ mod tests {
             (memory 1) (data (global.get 0) \"x\"))
             (core instance (instantiate $n (with \"a\" (instance $a))))";
         check(&format!("(component {twice} {at_another})"), computed);
+        let writes_to_another = "(core module $k (memory (export \"m\") 1) (func (export \"f\")))
+            (core module $s (import \"k\" \"m\" (memory 1)) (data (i32.const 7) \"x\"))
+            (core instance $k (instantiate $k))
+            (core instance (instantiate $s (with \"k\" (instance $k))))";
+        check(&format!("(component {writes_to_another})"), Some(Unresettable::Composed));
         let two = "(core module (memory 1)) (core module (memory 1))";
         check(&format!("(component {two})"), Some(Unresettable::Composed));
         let unused = "(component (core module (memory 1) (func (export \"f\"))))";
@@ -573,6 +580,26 @@ mod tests {
             "(component (import \"m\" (core module)) (core module (memory 1)))",
             Some(Unresettable::Composed),
         );
+    }
+
+    #[test]
+    fn a_component_that_would_be_invalid_or_too_large_is_left_as_it_is() {
+        let unfit = Some(Unresettable::Unfit);
+        for name in ["wardkey-reset", "wardkey-RESET"] {
+            let lifted = format!("(export \"{name}\") (canon");
+            check(&around(KEEPS).replace("(export \"f\") (canon", &lifted), unfit);
+        }
+        check(&around(&format!("{KEEPS} (func (export \"wardkey-reset\"))")), unfit);
+        let no_function = "(core module $m (memory (export \"m\") 1))";
+        check(&format!("(component {no_function} (core instance (instantiate $m)))"), unfit);
+        // Each takes seven bytes of the function.
+        let globals = |count| "(global (mut i32) (i32.const 0))".repeat(count);
+        check(&around(&globals(1000)), None);
+        check(&around(&globals(60_000)), unfit);
+        // However many segments there are, they become one.
+        let segments: String =
+            (0..20_000).map(|at| format!("(data (i32.const {at}) \"x\")")).collect();
+        check(&around(&format!("(memory 1) {segments}")), None);
     }
 
     /// Two segments lie over each other, one is empty, one ends the memory, and one
