@@ -3,7 +3,7 @@
 //! # Invariants
 //!
 //! - Every call gets an instance in the state in which a new one is: nothing leaks from
-//!   one request to the next. Requests get one that was put back ([`reset`]) where that
+//!   one request to the next. Requests get one that was put back (by `reset`) where that
 //!   is possible, and all other questions a new one, which is thrown away afterwards.
 //! - A component imports nothing but this contract's `storage` and `types`, so
 //!   that it has no clock, no randomness, no network and no log.

@@ -3,7 +3,7 @@
 //! # Invariants
 //!
 //! - Who takes an instance finds it as it began: the function that
-//!   [`reset`](super::reset) has added has put it back.
+//!   `reset` has added has put it back.
 //! - One that has trapped, was cut short, or could not be put back never waits here:
 //!   `Policy::decide` keeps only those that have given an answer.
 
