@@ -58,7 +58,7 @@ const MAX_INSTANCES: u32 = 64 + MAX_WAITING as u32;
 
 /// The core instances, memories and tables that one component may be made of:
 /// the policy itself, and what `wit-component` puts beside it to connect the
-/// imports. Twice what the standard policy needs.
+/// imports. More than twice what the standard policy needs.
 const MAX_PARTS: u32 = 8;
 
 /// How much of an instance's memory is put back by copying, in bytes. Of a larger

@@ -133,17 +133,22 @@ fn rules_are_tried_without_a_host_and_without_a_folder() {
     let tried = folder.run(&["policies", "try", "good.wasm"]);
     assert_eq!((tried.code, tried.stderr.as_str()), (0, ""), "{tried:?}");
     assert!(tried.stdout.contains("\npassed               nobody gets in without a key\n"));
+    assert!(tried.stdout.contains("\ninstances            put back after each request\n"));
     let json = folder.run(&["policies", "try", "good.wasm", "--json"]);
     let json: Value = serde_json::from_str(&json.stdout).unwrap();
     let cases = json["cases"].as_array().unwrap().len();
     assert!(tried.stdout.ends_with(&format!("cases                {cases}\n")), "{tried:?}");
     assert!(cases >= 36, "{cases}");
     assert_eq!(json["size_bytes"], STANDARD_POLICY.len());
+    assert_eq!(json.get("why_anew"), Some(&Value::Null));
 
     // No cases are none that fail.
     file("silent.wasm", &Guest::new(deny()).build());
     let tried = folder.run(&["policies", "try", "silent.wasm"]);
     assert!(tried.code == 0 && tried.stdout.ends_with("cases                0\n"), "{tried:?}");
+    // Its memory begins with 256 KiB.
+    let why = "a new one for each request, because its memory begins with more than 131072 bytes";
+    assert!(tried.stdout.contains(&format!("\ninstances            {why}\n")), "{tried:?}");
 
     let case = |expect: &str| {
         let request = r#"{"method": "GET", "path": "/"}"#;
