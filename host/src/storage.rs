@@ -399,7 +399,8 @@ pub struct AuditEntry {
     /// With what: the id of a key, an account, ….
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The error code if it was refused. Absent: it was done.
+    /// The error code if it was refused. Absent: it was done. What was refused
+    /// has changed nothing, but for a scheduled rotation, which is put off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
     /// How it was before: the fields that changed.

@@ -33,7 +33,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// What was done in one go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Rotations that were due.
+    /// Rotations that were due: done, or put off as the policy refused them.
     pub rotations: usize,
     /// Keys that have ended by themselves.
     pub ends: usize,

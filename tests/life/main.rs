@@ -9,6 +9,9 @@
 mod common;
 #[path = "../common/failing_storage.rs"]
 mod failing_storage;
+#[expect(dead_code, reason = "another suite asks more of it")]
+#[path = "../engine/guest.rs"]
+mod guest;
 #[path = "../common/program.rs"]
 mod program;
 #[path = "../policy/random.rs"]
@@ -18,6 +21,7 @@ mod random;
 mod upstream;
 
 mod crash;
+mod due;
 mod expiry;
 mod items;
 mod matrix;

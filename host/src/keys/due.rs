@@ -8,13 +8,20 @@ use super::{
     wanted::RotateKey,
 };
 use crate::{
-    error::{ApiError, ErrorBody},
-    storage::{Change, KeyRecord},
+    error::ApiError,
+    storage::{Change, KeyRecord, RotationSchedule},
 };
+
+/// How much later a rotation is tried again that the policy has refused, in
+/// seconds. An hour: a policy that refuses by mistake is replaced by people, who
+/// take minutes or days, and each try is an entry in a log from which nothing is
+/// ever dropped.
+const PUT_OFF_SECS: u64 = 60 * 60;
 
 impl Keys {
     /// Rotates a key if its schedule says so by now. A rotation that the policy
-    /// refuses takes the schedule off the key: it would be refused for ever.
+    /// refuses is put off, however often: another policy may allow it, and nobody
+    /// misses a schedule that was lost.
     pub(crate) async fn rotate_if_due(&self, id: &str) -> Result<(), ApiError> {
         let ask = Ask::by(Actor::Platform);
         for _ in 0..MAX_TRIES {
@@ -36,8 +43,8 @@ impl Keys {
                     self.store_changed(&ask, "api_key.rotated", &current, planned).await.map(drop)
                 }
                 Err(NoPlan::Denied(denial)) => {
-                    let code = ErrorBody::from(&denial).code.unwrap_or_default();
-                    self.give_up_rotation(&ask, &current, &code).await
+                    let code = ApiError::from(denial).refusal().unwrap_or_default();
+                    self.put_off_rotation(&ask, &current, schedule, now, &code).await
                 }
                 Err(NoPlan::Failed(err)) => Err(err),
             };
@@ -50,20 +57,27 @@ impl Keys {
         Ok(())
     }
 
-    async fn give_up_rotation(
+    /// Sets a schedule to a later time, counted from now: a host that was away for
+    /// long tries once, and not for every hour that it has missed. Stored over the
+    /// revision that was read, so that of several hosts one does it.
+    async fn put_off_rotation(
         &self,
         ask: &Ask,
         current: &KeyRecord,
+        schedule: &RotationSchedule,
+        now: u64,
         code: &str,
     ) -> Result<(), ApiError> {
-        let at_ms = self.clock.now_ms();
-        let changed = KeyRecord { rotation: None, ..current.clone() };
+        let at = now.saturating_add(PUT_OFF_SECS);
+        let rotation = Some(RotationSchedule { at, ..schedule.clone() });
+        let changed = KeyRecord { rotation, ..current.clone() };
         let after = KeyRecord { revision: current.revision + 1, ..changed.clone() };
-        let audit = vec![
-            journal::refused(ask, at_ms, "api_key.rotated", Some(&current.id), code),
-            journal::done(ask, at_ms, "api_key.rotation_canceled", Some(current), &after),
-        ];
-        self.commit(Change { changed_keys: vec![changed], audit, ..Change::default() }).await
+        let entry = journal::put_off(ask, self.clock.now_ms(), current, &after, code);
+        let change =
+            Change { changed_keys: vec![changed], audit: vec![entry], ..Change::default() };
+        self.commit(change).await?;
+        tracing::warn!(key = current.id, code, "the policy refused a rotation, which was put off");
+        Ok(())
     }
 
     /// Sees to the end of a key that has ended by itself: forgets its secret and

@@ -63,6 +63,21 @@ pub(super) fn refused(
     }
 }
 
+/// Returns the entry of a scheduled rotation that was refused, and of what became
+/// of its schedule: one of both, so that a try leaves no more than one.
+pub(super) fn put_off(
+    ask: &Ask,
+    at_ms: u64,
+    before: &KeyRecord,
+    after: &KeyRecord,
+    code: &str,
+) -> AuditEntry {
+    AuditEntry {
+        refused: Some(code.to_owned()),
+        ..done(ask, at_ms, "api_key.rotated", Some(before), after)
+    }
+}
+
 /// Returns an entry about something that is no key.
 pub(super) fn other(
     ask: &Ask,
