@@ -538,10 +538,14 @@ pub trait Storage: Send + Sync + 'static {
     /// Returns keys whose scheduled rotation is due at `now`, the longest due
     /// first, without those that have ended. Whoever notes an end takes the
     /// schedule off, so that this need not pass over it each time.
+    ///
+    /// A key that is damaged is passed over, told to the log, and not counted: it
+    /// keeps no other from its turn.
     async fn due_rotations(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>>;
 
     /// Returns keys that have ended at `now` and whose end was not seen to, the
-    /// longest ended first.
+    /// longest ended first. Damaged ones are passed over as with
+    /// [`due_rotations`](Self::due_rotations).
     async fn unnoted_ends(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>>;
 
     /// Returns the digests of all imported keys.

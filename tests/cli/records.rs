@@ -253,3 +253,37 @@ fn a_log_that_was_tampered_with_is_told() {
     let answer: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(answer["intact"], false);
 }
+
+#[test]
+fn the_log_names_damaged_keys_whose_turn_has_come() {
+    let folder = Folder::empty();
+    let host = folder.start(&[]);
+    let ids: Vec<String> = (0..12).map(|_| folder.key(&["--kind", "secret"]).0).collect();
+    let (good, _) = folder.key(&["--kind", "secret"]);
+    assert!(host.terminate().success());
+    {
+        let database = rusqlite::Connection::open(folder.data().join("wardkey.db")).unwrap();
+        database.pragma_update(None, "ignore_check_constraints", true).unwrap();
+        let due = "UPDATE keys SET rotate_at = seq, rotate_overlap_minutes = 0, mode = ?2 \
+            WHERE id = ?1";
+        for id in &ids {
+            assert_eq!(database.execute(due, [id.as_str(), "prod"]).unwrap(), 1);
+        }
+        assert_eq!(database.execute(due, [good.as_str(), "test"]).unwrap(), 1);
+    }
+    let host = folder.start(&[]);
+    wait_until("the good key is rotated", || {
+        folder.json(&["keys", "show", &good])["replaced_by"].is_string()
+    });
+    let output = host.output();
+    let line = output.lines().find(|line| line.contains("stored keys are damaged"));
+    let line = line.unwrap_or_else(|| panic!("nobody is told: {output}"));
+    // How many, what is wrong, and which; of many, the first.
+    for part in ["ERROR", "count=12", "unknown mode", &ids[0], &ids[9]] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    for id in [&ids[10], &good] {
+        assert!(!line.contains(id.as_str()), "{line}");
+    }
+    assert_no_secret(&output);
+}

@@ -1,10 +1,13 @@
-//! What is due and cannot be done: rotations that the policy in force refuses.
+//! What is due and cannot be done: rotations that the policy in force refuses, and
+//! whatever there is to be done with keys that are damaged.
 
 use std::sync::Arc;
 
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use wardkey::{
     audit::AuditKey,
+    secret::Digest,
     storage::{AuditEntry, Change, KeyRecord, RotationSchedule},
     worker::Seen,
 };
@@ -284,4 +287,52 @@ fn what_was_put_off_is_as_any_schedule() {
         let is_rotated = life.stored(&key.id).replaced_by.is_some();
         assert_eq!(is_rotated, expected.is_some(), "{name}");
     }
+}
+
+#[test]
+fn damaged_keys_keep_no_others_from_their_turn() {
+    let life = Life::start();
+    let now = life.host.clock.now();
+    let (at, ends) = (now + DAY, now + 2 * DAY);
+    let damaged = scheduled(&life, at - 1);
+    let with_end = json!({ "kind": "secret", "livemode": true, "expires_at": time(ends) });
+    let (ending, rotated) = (life.make(with_end), scheduled(&life, at));
+    // As many as that one whose rotation is due first, and whose end is.
+    let like = life.stored(&damaged.id);
+    let new_keys = (0..2 * MORE_THAN_A_BATCH).map(|number| KeyRecord {
+        id: format!("key_damaged{number}"),
+        digest: Digest::of(&number.to_string()),
+        ends_at: (number % 2 == 0).then_some(ends - 1),
+        rotation: like.rotation.clone().filter(|_| number % 2 == 1),
+        ..like.clone()
+    });
+    let change = Change { new_keys: new_keys.collect(), ..Change::default() };
+    let stored = life.host.storage.commit(change, Arc::new(AuditKey::generate()));
+    life.host.block_on(stored).unwrap();
+    let database = Connection::open(life.host.data_dir.database()).unwrap();
+    database.pragma_update(None, "ignore_check_constraints", true).unwrap();
+    let damage = |mode: &str| {
+        let sql = "UPDATE keys SET mode = ?1 WHERE id LIKE 'key_damaged%' OR id = ?2";
+        assert_eq!(database.execute(sql, [mode, &damaged.id]).unwrap(), 2 * MORE_THAN_A_BATCH + 1);
+    };
+    damage("prod");
+    let untouched = || -> i64 {
+        let sql = "SELECT count(*) FROM keys WHERE mode = 'prod' AND end_noted = 0 \
+            AND replaced_by IS NULL AND (rotate_at IS NOT NULL OR ends_at IS NOT NULL)";
+        database.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+
+    life.host.clock.set(ends);
+    assert_eq!(seen(&life), Seen { rotations: 1, ends: 1 });
+    assert!(life.stored(&ending.id).end_noted);
+    assert!(life.stored(&rotated.id).replaced_by.is_some());
+    assert_eq!(usize::try_from(untouched()), Ok(2 * MORE_THAN_A_BATCH + 1));
+    // What is passed over there lets nobody in here.
+    assert_eq!(life.used(&damaged.secret), "500 internal");
+    assert_eq!(seen(&life), Seen::default());
+
+    // Mended, they have their turn.
+    damage("live");
+    assert_eq!(seen(&life), Seen { rotations: MORE_THAN_A_BATCH + 1, ends: MORE_THAN_A_BATCH });
+    assert!(life.stored(&damaged.id).replaced_by.is_some());
 }

@@ -9,7 +9,9 @@
 //! - Everything but the request log, and what is dropped for its age, is on the
 //!   disk before `Ok` is returned.
 //! - A record that does not decode is [`StorageError::Damaged`], never skipped
-//!   and never filled in: a key that lost its restrictions must not be used.
+//!   and never filled in: a key that lost its restrictions must not be used. Only
+//!   where the host looks for what is due is it passed over: there, it would keep
+//!   all others from their turn, and nobody is let in by what is found.
 
 use std::{
     error::Error,
@@ -683,6 +685,54 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn damaged_keys_keep_no_others_from_what_is_due() {
+        // How many are damaged of those that are due first, and in which way.
+        let rows = [
+            (1, "mode = 'prod'"),
+            (1, "digest = x'00'"),
+            (1, "id = CAST(x'ff' AS TEXT)"),
+            (2, "attributes = '{'"),
+            (2, "rotate_overlap_minutes = NULL"),
+            (2, "rotate_at = -1"),
+            (2, "ends_at = -1"),
+            (120, "revision = -1"),
+        ];
+        for (damaged, damage) in rows {
+            let dir = tempfile::tempdir().unwrap();
+            let storage = open(&dir);
+            let all = 1..=damaged + 3;
+            let new_keys =
+                all.map(|number| KeyRecord { end_noted: false, ..key(number) }).collect();
+            commit(&storage, Change { new_keys, ..Change::default() }).await.unwrap();
+            let sql = format!("UPDATE keys SET {damage} WHERE seq <= {damaged}");
+            intrude(&dir).execute_batch(&sql).unwrap();
+
+            for (limit, expected) in [(0, 0), (1, 1), (2, 2), (3, 3), (99, 3)] {
+                let expected: Vec<_> =
+                    (1..=expected).map(|more| format!("key_{}", damaged + more)).collect();
+                let ids = |found: Vec<KeyRecord>| -> Vec<String> {
+                    found.into_iter().map(|key| key.id).collect()
+                };
+                // All rotations are due by then, and no end; and then all ends.
+                let rotations = storage.due_rotations(1_999, limit).await.unwrap();
+                assert_eq!(ids(rotations), expected, "{damage}, {limit}");
+                let ends = storage.unnoted_ends(2_999, limit).await.unwrap();
+                assert_eq!(ids(ends), expected, "{damage}, {limit}");
+            }
+            // Whoever may be let in by what is found is told.
+            let all = KeyFilter { limit: 999, ..KeyFilter::default() };
+            let listed = storage.list_keys(all).await;
+            assert!(matches!(listed, Err(StorageError::Damaged { .. })), "{damage}");
+            let found = storage.find_key_by_digest(key(1).digest).await;
+            if damage.starts_with("digest") {
+                assert_eq!(found.unwrap(), None);
+            } else {
+                assert!(matches!(found, Err(StorageError::Damaged { .. })), "{damage}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn the_log_stays_within_its_bound() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("test.db");
@@ -1066,10 +1116,9 @@ mod tests {
     fn what_is_asked_often_uses_its_index() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(&dir));
-        let due = |condition: &str| format!("SELECT * FROM keys WHERE {condition}, seq LIMIT ?2");
         let rows = [
-            (due(keys::DUE_ROTATION), "USING INDEX keys_by_rotation (rotate_at<?)"),
-            (due(keys::UNNOTED_END), "USING INDEX keys_by_unnoted_end (ends_at<?)"),
+            (keys::due_query(keys::DUE_ROTATION), "USING INDEX keys_by_rotation (rotate_at<?)"),
+            (keys::due_query(keys::UNNOTED_END), "USING INDEX keys_by_unnoted_end (ends_at<?)"),
             (
                 "SELECT digest FROM keys WHERE imported = 1".to_owned(),
                 "USING COVERING INDEX keys_imported",

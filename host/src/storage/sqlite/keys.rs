@@ -1,6 +1,9 @@
 //! Keys, and the accounts and organizations that own them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    error::Error,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use rusqlite::{Connection, Row, Statement, ToSql, Transaction, named_params, params};
 
@@ -207,23 +210,49 @@ fn write(
     statement.raw_execute().map_err(|err| insert_error(&key.id, err))
 }
 
-/// Returns keys of which something is due. The condition ends with an order, and
-/// has the time as its one parameter.
+/// Returns the query for keys of which something is due. The condition ends with
+/// an order, and has the time as its one parameter.
+///
+/// Without a limit: how many rows have to be read for so many keys is not known,
+/// as damaged ones are passed over. No more are read than are taken.
+pub(super) fn due_query(condition: &str) -> String {
+    format!("SELECT {KEY_COLUMNS} FROM keys WHERE {condition}, seq")
+}
+
+/// Returns keys of which something is due, and passes over those that are damaged:
+/// they are due for as long as nobody mends them, and before all others at that.
 fn due(
     connection: &Connection,
     condition: &str,
     now: u64,
     limit: usize,
 ) -> StorageResult<Vec<KeyRecord>> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {KEY_COLUMNS} FROM keys WHERE {condition}, seq LIMIT ?2"
-    ))?;
-    let mut rows = statement.query([to_sql_int(now), sql_limit(limit)])?;
-    let mut keys = Vec::new();
-    while let Some(row) = rows.next()? {
-        keys.push(decode_key(row)?);
+    let mut statement = connection.prepare_cached(&due_query(condition))?;
+    let mut rows = statement.query([to_sql_int(now)])?;
+    let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
+    while keys.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        match read_key(row) {
+            Ok(key) => keys.push(key),
+            Err(err) => passed_over.push((row.get(0).unwrap_or_default(), err)),
+        }
     }
+    tell_of(&passed_over);
     Ok(keys)
+}
+
+/// Tells the log of damaged keys, in one line: this is asked every second.
+fn tell_of(damaged: &[(String, Source)]) {
+    const NAMED: usize = 10;
+    let Some((_, error)) = damaged.first() else { return };
+    let ids: Vec<&str> = damaged.iter().take(NAMED).map(|(id, _)| id.as_str()).collect();
+    tracing::error!(
+        count = damaged.len(),
+        keys = ids.join(" "),
+        error = &**error as &dyn Error,
+        "stored keys are damaged: nothing that is due with them is done"
+    );
 }
 
 /// What is due for [`due_rotations`], and in which order.
