@@ -14,7 +14,7 @@ use crate::{
     engine::{
         EngineError, Policy, Run,
         contract::{
-            Account, Credential, Decision, Key, Request,
+            Account, Decision, Key, Request,
             explain::{Explanation, Step},
         },
     },
@@ -142,7 +142,6 @@ pub struct Decider {
 
 /// A request that is being decided about.
 struct Opened {
-    facts: Facts,
     key: Option<Arc<Key>>,
     by: By,
     start: Instant,
@@ -154,16 +153,21 @@ impl Decider {
         Self { active, cache }
     }
 
-    /// Decides about a request.
+    /// Decides about a request, which presents the secret with this digest.
     ///
     /// # Errors
     ///
     /// If there is no decision.
-    pub async fn decide(&self, request: &Request<'_>) -> Result<Decided<Decision>, DecideError> {
-        let Opened { mut facts, key, mut by, start } = self.open(request).await?;
+    pub async fn decide(
+        &self,
+        request: &Request<'_>,
+        presented: Option<Digest>,
+    ) -> Result<Decided<Decision>, DecideError> {
+        let Opened { key, mut by, start } = self.open(presented).await?;
+        let mut facts = Facts::default();
         let stack = by.stack();
         let known = Reads::Kept(&self.cache);
-        let decided = decide_by(stack, request, &mut facts, key.as_deref(), known).await;
+        let decided = decide_by(stack, request, key.as_deref(), &mut facts, known).await;
         let outcome = match &decided {
             Ok((decision, _)) => {
                 stack.health.decided(matches!(decision, Decision::Allow(_)));
@@ -181,14 +185,14 @@ impl Decider {
             && !by.is_canary
             && shadow.wants()
         {
-            shadow.take(request, facts, key.clone(), outcome);
+            shadow.take(request, key.clone(), facts, outcome);
         }
         let (answer, asked) = decided?;
         by.asked = asked;
         Ok(Decided { answer, by, key, took_us })
     }
 
-    /// Decides about a request, and says which rules were asked.
+    /// Decides as [`decide`](Self::decide) does, and says which rules were asked.
     ///
     /// # Errors
     ///
@@ -196,34 +200,34 @@ impl Decider {
     pub async fn explain(
         &self,
         request: &Request<'_>,
+        presented: Option<Digest>,
     ) -> Result<Decided<Explanation>, DecideError> {
-        let Opened { mut facts, key, mut by, start } = self.open(request).await?;
+        let Opened { key, mut by, start } = self.open(presented).await?;
+        let mut facts = Facts::default();
         let known = Reads::Kept(&self.cache);
         // What fails here has failed no request: it is not counted.
         let (answer, asked) =
-            explain_by(by.stack(), request, &mut facts, key.as_deref(), known).await?;
+            explain_by(by.stack(), request, key.as_deref(), &mut facts, known).await?;
         by.asked = asked;
         let took_us = micros_since(start);
         Ok(Decided { answer, by, key, took_us })
     }
 
     /// Reads the presented key, and chooses what decides.
-    async fn open(&self, request: &Request<'_>) -> Result<Opened, DecideError> {
+    async fn open(&self, presented: Option<Digest>) -> Result<Opened, DecideError> {
         let start = Instant::now();
         let in_force = self.active.in_force();
-        let mut facts = Facts::default();
-        let mut key = None;
-        if let Some(digest) = presented(request) {
-            // Boxed, like every way that few requests take: the future of the
-            // others stays small, and is copied into place faster.
-            key = match self.cache.known_key(digest) {
+        let key = match presented {
+            None => None,
+            Some(digest) => match self.cache.known_key(digest) {
                 Some(known) => known,
+                // Boxed, like every way that few requests take: the future of the
+                // others stays small, and is copied into place faster.
                 None => Box::pin(self.cache.key(digest)).await?,
-            };
-            facts.add_key(digest, key.clone());
-        }
+            },
+        };
         let (_, is_canary) = in_force.stack_for(key.as_deref());
-        Ok(Opened { facts, key, by: By { in_force, is_canary, asked: 0 }, start })
+        Ok(Opened { key, by: By { in_force, is_canary, asked: 0 }, start })
     }
 }
 
@@ -234,8 +238,8 @@ fn micros_since(start: Instant) -> u32 {
 /// Decides by a stack: its policy, and then, as long as nobody refuses, one
 /// overlay after the other. Also returns how many overlays were asked.
 ///
-/// `reads` has what a run has lacked; `key` is the one that the
-/// presented secret belongs to.
+/// `key` is the one that the presented secret belongs to; `reads` has what a run
+/// has lacked.
 ///
 /// # Errors
 ///
@@ -243,17 +247,17 @@ fn micros_since(start: Instant) -> u32 {
 pub(crate) async fn decide_by(
     stack: &Stack,
     request: &Request<'_>,
-    facts: &mut Facts,
     key: Option<&Key>,
+    facts: &mut Facts,
     reads: Reads<'_>,
 ) -> Result<(Decision, usize), DecideError> {
     let policy = stack.policy();
-    let decision = run(policy, facts, |facts| policy.authorize(request, facts), reads).await?;
+    let decision = run(policy, facts, |facts| policy.authorize(request, key, facts), reads).await?;
     checked(policy, &decision, key)?;
     match decision {
         Decision::Allow(_) if !stack.overlays().is_empty() => {
             // Boxed: few hosts have any.
-            Box::pin(narrowed(stack, decision, request, facts, key, reads)).await
+            Box::pin(narrowed(stack, decision, request, key, facts, reads)).await
         }
         decision => Ok((decision, 0)),
     }
@@ -264,13 +268,14 @@ async fn narrowed(
     stack: &Stack,
     mut decision: Decision,
     request: &Request<'_>,
-    facts: &mut Facts,
     key: Option<&Key>,
+    facts: &mut Facts,
     reads: Reads<'_>,
 ) -> Result<(Decision, usize), DecideError> {
     let overlays = stack.overlays();
     for (place, overlay) in overlays.iter().enumerate() {
-        let said = run(overlay, facts, |facts| overlay.authorize(request, facts), reads).await?;
+        let said =
+            run(overlay, facts, |facts| overlay.authorize(request, key, facts), reads).await?;
         checked(overlay, &said, key)?;
         match (said, &mut decision) {
             // What it grants is the policy's to say. Its sentences for the caller
@@ -292,18 +297,18 @@ async fn narrowed(
 async fn explain_by(
     stack: &Stack,
     request: &Request<'_>,
-    facts: &mut Facts,
     key: Option<&Key>,
+    facts: &mut Facts,
     reads: Reads<'_>,
 ) -> Result<(Explanation, usize), DecideError> {
     let policy = stack.policy();
-    let explained = run(policy, facts, |facts| policy.explain(request, facts), reads).await?;
+    let explained = run(policy, facts, |facts| policy.explain(request, key, facts), reads).await?;
     let Explanation { decision, mut steps } = explained;
     checked(policy, &decision, key)?;
     if matches!(decision, Decision::Deny(_)) {
         return Ok((Explanation { decision, steps }, 0));
     }
-    let (decision, asked) = narrowed(stack, decision, request, facts, key, reads).await?;
+    let (decision, asked) = narrowed(stack, decision, request, key, facts, reads).await?;
     let is_denied = matches!(decision, Decision::Deny(_));
     for (place, overlay) in stack.overlays()[..asked].iter().enumerate() {
         steps.push(Step {
@@ -359,58 +364,34 @@ pub(crate) enum Reads<'a> {
     /// Storage itself, past the cache: for who must hold nothing that a request
     /// waits for.
     Storage(&'a dyn Storage),
-    /// Nothing but these accounts: there is no such key, and no other account.
+    /// Nothing but these accounts: there is no other.
     Only(&'a [Account]),
 }
 
 impl Reads<'_> {
     /// Adds to the facts what a run has lacked.
     async fn read(self, unread: Unread, facts: &mut Facts) -> Result<(), ReadError> {
-        match unread {
-            Unread::Key(digest) => {
-                room_for(1, facts)?;
-                let key = match self {
-                    Self::Kept(cache) => cache.key(digest).await?,
-                    Self::Storage(storage) => {
-                        storage.find_key_by_digest(digest).await?.map(|key| Arc::new(key.into()))
-                    }
-                    Self::Only(_) => None,
-                };
-                facts.add_key(digest, key);
-            }
-            Unread::Accounts(mut ids) => {
-                ids.retain(|id| facts.account(id).is_none());
-                ids.sort_unstable();
-                ids.dedup();
-                room_for(ids.len(), facts)?;
-                for id in ids {
-                    let account = match self {
-                        Self::Kept(cache) => cache.account(&id).await?,
-                        Self::Storage(storage) => {
-                            let found = storage.find_accounts(vec![id.clone()]).await?;
-                            found
-                                .into_iter()
-                                .next()
-                                .flatten()
-                                .map(|account| Arc::new(account.into()))
-                        }
-                        Self::Only(accounts) => {
-                            let account = accounts.iter().find(|account| account.id == id);
-                            account.cloned().map(Arc::new)
-                        }
-                    };
-                    facts.add_account(id, account);
+        let Unread(mut ids) = unread;
+        ids.retain(|id| facts.account(id).is_none());
+        ids.sort_unstable();
+        ids.dedup();
+        room_for(ids.len(), facts)?;
+        for id in ids {
+            let account = match self {
+                Self::Kept(cache) => cache.account(&id).await?,
+                Self::Storage(storage) => {
+                    let found = storage.find_accounts(vec![id.clone()]).await?;
+                    let found = found.into_iter().next().flatten();
+                    found.map(|account| Arc::new(account.into()))
                 }
-            }
+                Self::Only(accounts) => {
+                    let account = accounts.iter().find(|account| account.id == id);
+                    account.cloned().map(Arc::new)
+                }
+            };
+            facts.add_account(id, account);
         }
         Ok(())
-    }
-}
-
-fn presented(request: &Request<'_>) -> Option<Digest> {
-    match &request.credential {
-        Credential::WellFormed(well_formed) => Some(Digest::from_words(well_formed.digest)),
-        Credential::Absent | Credential::Malformed(_) => None,
     }
 }
 

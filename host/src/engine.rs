@@ -22,7 +22,7 @@ use wasmtime::{
 
 use self::{
     budget::{Budget, Clockwork, Verdict},
-    contract::{Account, Decision, Key, Request, authorizer, catalogue, explain, lifecycle},
+    contract::{Account, Decision, Key, Request, catalogue, explain::Explanation, lifecycle},
     instances::{Instance, MAX_WAITING, Waiting},
     reset::Unresettable,
 };
@@ -81,7 +81,6 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024;
 /// of a worker thread.
 const MAX_STACK_BYTES: usize = 256 * 1024;
 
-const AUTHORIZER: &str = "wardkey:policy/authorizer@0.1.0";
 const STORAGE: &str = "wardkey:policy/storage@0.1.0";
 /// Interfaces that a component may import, without the last number of the
 /// version: additions raise that one, and link.
@@ -218,7 +217,6 @@ impl Engine {
         let engine = wasmtime::Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
         let mut storage = linker.instance(STORAGE)?;
-        storage.func_wrap("find-key", find_key)?;
         storage.func_wrap("find-accounts", find_accounts)?;
         let clockwork = Arc::new(Epoch(engine.clone()));
         budget::start_ticking(&clockwork)?;
@@ -249,25 +247,18 @@ impl Engine {
             }
         }
         let pre = self.linker.instantiate_pre(&component).map_err(LoadError::Contract)?;
-        let authorizer = authorizer::GuestIndices::new(&pre).map_err(LoadError::Contract)?;
-        let authorize = pre
-            .component()
-            .get_export_index(None, AUTHORIZER)
-            .and_then(|interface| pre.component().get_export_index(Some(&interface), "authorize"))
-            .ok_or_else(|| {
-                LoadError::Contract(wasmtime::Error::msg("it does not export `authorize`"))
-            })?;
+        let authorize = function(&pre, "authorizer", "authorize")?
+            .ok_or_else(|| not_exported(&interface_name("authorizer")))?;
         // Only where it is the host's own: any component may export this name.
         let reset = with_reset.and_then(|_| {
             pre.component().get_export_index(None, reset::EXPORT).ok_or(Unresettable::Unfit)
         });
         let policy = Policy {
-            authorizer,
             authorize,
             reset,
             lifecycle: optional(&pre, "lifecycle", lifecycle::GuestIndices::new)?,
             catalogue: optional(&pre, "catalogue", catalogue::GuestIndices::new)?,
-            explain: optional(&pre, "explain", explain::GuestIndices::new)?,
+            explain: function(&pre, "explain", "explain")?,
             _clockwork: Arc::clone(&self.clockwork),
             waiting: Arc::clone(&self.waiting),
             digest: Digest::of_bytes(bytes),
@@ -287,12 +278,35 @@ fn optional<T>(
     interface: &str,
     find: impl FnOnce(&InstancePre<Call>) -> wasmtime::Result<T>,
 ) -> Result<Option<T>, LoadError> {
-    let name = format!("wardkey:policy/{interface}@0.1.0");
+    let name = interface_name(interface);
     match pre.component().get_export_index(None, &name) {
         Some(_) => find(pre).map(Some).map_err(LoadError::Contract),
         None => Ok(None),
     }
 }
+
+/// Finds the one function of an interface. `None`: the component lacks the interface.
+fn function(
+    pre: &InstancePre<Call>,
+    interface: &str,
+    name: &str,
+) -> Result<Option<ComponentExportIndex>, LoadError> {
+    let component = pre.component();
+    let exported = component.get_export_index(None, &interface_name(interface));
+    let function = |of| component.get_export_index(Some(&of), name);
+    exported.map(|of| function(of).ok_or_else(|| not_exported(name))).transpose()
+}
+
+fn not_exported(what: &str) -> LoadError {
+    LoadError::Contract(wasmtime::Error::msg(format!("it does not export `{what}`")))
+}
+
+fn interface_name(interface: &str) -> String {
+    format!("wardkey:policy/{interface}@0.1.0")
+}
+
+/// A request and its key.
+type Question<'a> = (&'a Request<'a>, Option<&'a Key>);
 
 /// A component that was checked and compiled, ready to be asked.
 pub struct Policy {
@@ -303,15 +317,13 @@ pub struct Policy {
     digest: Digest,
     size_bytes: usize,
     cases: Option<Vec<u8>>,
-    authorizer: authorizer::GuestIndices,
-    /// The one function of `authorizer`.
     authorize: ComponentExportIndex,
     /// What puts an instance back, or why each decides once.
     reset: Result<ComponentExportIndex, Unresettable>,
     waiting: Arc<Waiting>,
     lifecycle: Option<lifecycle::GuestIndices>,
     catalogue: Option<catalogue::GuestIndices>,
-    explain: Option<explain::GuestIndices>,
+    explain: Option<ComponentExportIndex>,
 }
 
 impl fmt::Debug for Policy {
@@ -325,15 +337,15 @@ impl Policy {
     /// policy's functions with the contract's, and each request would fail.
     fn check_types(&self) -> Result<(), LoadError> {
         let checked = self.run(Facts::default(), |store, instance| {
-            self.authorizer.load(&mut *store, instance)?;
+            instance.get_typed_func::<Question<'_>, (Decision,)>(&mut *store, self.authorize)?;
             if let Some(lifecycle) = &self.lifecycle {
                 lifecycle.load(&mut *store, instance)?;
             }
             if let Some(catalogue) = &self.catalogue {
                 catalogue.load(&mut *store, instance)?;
             }
-            if let Some(explain) = &self.explain {
-                explain.load(&mut *store, instance)?;
+            if let Some(explain) = self.explain {
+                instance.get_typed_func::<Question<'_>, (Explanation,)>(&mut *store, explain)?;
             }
             Ok(())
         });
@@ -381,7 +393,8 @@ impl Policy {
         self.reset.as_ref().err().map(ToString::to_string)
     }
 
-    /// Asks for the decision about a request.
+    /// Asks for the decision about a request. `key` is the one whose secret it
+    /// presents.
     ///
     /// The facts go in and come out again, in a `Result` or not, so that the
     /// next run has them.
@@ -392,16 +405,17 @@ impl Policy {
     pub fn authorize(
         &self,
         request: &Request<'_>,
+        key: Option<&Key>,
         facts: Facts,
     ) -> (Facts, Result<Run<Decision>, EngineError>) {
         if self.reset.is_ok()
             && let Some(mut waiting) = self.waiting.take(self.digest)
         {
             renew(&mut waiting.store, facts);
-            return self.decide(waiting, request);
+            return self.decide(waiting, request, key);
         }
         match self.instance(facts) {
-            Ok(instance) => self.decide(instance, request),
+            Ok(instance) => self.decide(instance, request, key),
             Err((err, call)) => outcome(Err(err), call),
         }
     }
@@ -416,10 +430,11 @@ impl Policy {
     pub fn authorize_anew(
         &self,
         request: &Request<'_>,
+        key: Option<&Key>,
         facts: Facts,
     ) -> (Facts, Result<Run<Decision>, EngineError>) {
         match self.instance(facts) {
-            Ok(instance) => self.decide(Instance { reset: None, ..instance }, request),
+            Ok(instance) => self.decide(Instance { reset: None, ..instance }, request, key),
             Err((err, call)) => outcome(Err(err), call),
         }
     }
@@ -449,14 +464,16 @@ impl Policy {
         &self,
         mut instance: Instance,
         request: &Request<'_>,
+        key: Option<&Key>,
     ) -> (Facts, Result<Run<Decision>, EngineError>) {
         #[expect(unsafe_code, reason = "the types were compared when the policy was loaded")]
         // SAFETY: `Engine::load`, the only maker of policies, has compared
-        // the types of this function with these, in `check_types`. Comparing them
-        // with all of the contract's again takes 0.2 µs.
+        // the types of this function with these, in `check_types`. To compare them
+        // again takes 0.2 µs.
         let authorize =
-            unsafe { TypedFunc::<(&Request<'_>,), (Decision,)>::new_unchecked(instance.authorize) };
-        let answer = authorize.call(&mut instance.store, (request,)).map(|(decision,)| decision);
+            unsafe { TypedFunc::<Question<'_>, (Decision,)>::new_unchecked(instance.authorize) };
+        let answer = authorize.call(&mut instance.store, (request, key));
+        let answer = answer.map(|(decision,)| decision);
         let call = std::mem::replace(instance.store.data_mut(), Call::new(Facts::default()));
         let (facts, answer) = outcome(answer, call);
         if matches!(&answer, Ok(Run::Done(_))) && instance.put_back() {
@@ -465,7 +482,8 @@ impl Policy {
         (facts, answer)
     }
 
-    /// Asks for the decision about a request, and which rules led to it.
+    /// Asks for the decision about a request, as [`Policy::authorize`] does, and which
+    /// rules led to it.
     ///
     /// # Errors
     ///
@@ -473,13 +491,16 @@ impl Policy {
     pub fn explain(
         &self,
         request: &Request<'_>,
+        key: Option<&Key>,
         facts: Facts,
-    ) -> (Facts, Result<Run<explain::Explanation>, EngineError>) {
-        let Some(explain) = &self.explain else {
+    ) -> (Facts, Result<Run<Explanation>, EngineError>) {
+        let Some(explain) = self.explain else {
             return (facts, Err(EngineError::Missing("explain")));
         };
         self.run(facts, |store, instance| {
-            explain.load(&mut *store, instance)?.call_explain(store, request.clone())
+            let explain =
+                instance.get_typed_func::<Question<'_>, (Explanation,)>(&mut *store, explain)?;
+            explain.call(store, (request, key)).map(|(explanation,)| explanation)
         })
     }
 
@@ -573,19 +594,6 @@ impl Call {
     }
 }
 
-/// The import `find-key`. The key is lowered from where the cache has it.
-fn find_key(
-    mut context: StoreContextMut<'_, Call>,
-    (words,): ((u64, u64, u64, u64),),
-) -> wasmtime::Result<(Option<Arc<Key>>,)> {
-    let digest = Digest::from_words(words);
-    let call = context.data_mut();
-    match call.facts.key(digest) {
-        Some(key) => Ok((key,)),
-        None => Err(cut_short(call, Unread::Key(digest))),
-    }
-}
-
 /// The import `find-accounts`.
 fn find_accounts(
     mut context: StoreContextMut<'_, Call>,
@@ -594,7 +602,7 @@ fn find_accounts(
     let call = context.data_mut();
     match ids.iter().map(|id| call.facts.account(id)).collect() {
         Some(accounts) => Ok((accounts,)),
-        None => Err(cut_short(call, Unread::Accounts(ids))),
+        None => Err(cut_short(call, Unread(ids))),
     }
 }
 

@@ -289,10 +289,7 @@ impl Gate {
         let secret = authorization.as_ref().map(secret_in).transpose()?.flatten();
         let brand = self.config.brand.as_ref();
         let presented = secret.as_deref().map(|text| self.cache.recognise(text, brand));
-        let digest = match &presented {
-            Some(Presented::WellFormed { digest, .. }) => Some(*digest),
-            Some(Presented::Malformed { .. }) | None => None,
-        };
+        let digest = presented.as_ref().and_then(Presented::digest);
         // What a `Connection` header names does not go upstream, so it must not
         // be decided by either: the headers are cleaned first.
         hygiene::clean_request_headers(request.headers_mut());
@@ -313,7 +310,7 @@ impl Gate {
         };
 
         entry.outcome = Outcome::Failed;
-        let decided = self.decider.decide(&question).await;
+        let decided = self.decider.decide(&question, digest).await;
         let Decided { answer, by, took_us, .. } = decided.inspect_err(|err| {
             // Who has not decided.
             entry.entry.policy = err.policy();

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::{
-    engine::contract::{Credential, MalformedCredential, Source, WellFormedCredential},
+    engine::contract::{Credential, PresentedCredential, Source},
     secret::Presented,
 };
 
@@ -21,14 +21,10 @@ pub(crate) fn credential<'a>(presented: Option<&'a Presented<'_>>) -> Credential
     match presented {
         None => Credential::Absent,
         Some(Presented::Malformed { prefix, masked }) => {
-            Credential::Malformed(MalformedCredential { prefix, masked: masked.as_str() })
+            Credential::Malformed(PresentedCredential { prefix, masked: masked.as_str() })
         }
-        Some(Presented::WellFormed { prefix, masked, digest }) => {
-            Credential::WellFormed(WellFormedCredential {
-                prefix,
-                masked: masked.as_str(),
-                digest: digest.to_words(),
-            })
+        Some(Presented::WellFormed { prefix, masked, .. }) => {
+            Credential::WellFormed(PresentedCredential { prefix, masked: masked.as_str() })
         }
     }
 }

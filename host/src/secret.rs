@@ -278,6 +278,14 @@ impl<'a> Presented<'a> {
             Self::Malformed { prefix, masked }
         }
     }
+
+    /// Returns what the key is looked up by; `None` for what cannot be a secret.
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::WellFormed { digest, .. } => Some(*digest),
+            Self::Malformed { .. } => None,
+        }
+    }
 }
 
 /// A secret as it may be shown: readable start, asterisks, last four characters.

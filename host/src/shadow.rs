@@ -31,9 +31,7 @@ use crate::{
     decide::{DecideError, Reads, decide_by},
     engine::{
         EngineError::Starved,
-        contract::{
-            Credential, Decision, Key, MalformedCredential, Request, Source, WellFormedCredential,
-        },
+        contract::{Credential, Decision, Key, PresentedCredential, Request, Source},
     },
     facts::Facts,
     secret::Digest,
@@ -128,8 +126,8 @@ struct Difference {
 /// A request that was decided about, with all that it takes to do so again.
 struct Case {
     request: Recorded,
-    facts: Facts,
     key: Option<Arc<Key>>,
+    facts: Facts,
     outcome: Outcome,
 }
 
@@ -183,13 +181,13 @@ impl Shadow {
     pub(crate) fn take(
         &self,
         request: &Request<'_>,
-        facts: Facts,
         key: Option<Arc<Key>>,
+        facts: Facts,
         outcome: Result<&Decision, &'static str>,
     ) {
         let fits = request_bytes(request) + outcome.map_or(0, decision_bytes) <= MAX_CASE_BYTES;
         let case =
-            || Case { request: Recorded::new(request), facts, key, outcome: outcome.cloned() };
+            || Case { request: Recorded::new(request), key, facts, outcome: outcome.cloned() };
         if !fits || self.queue.try_send(case()).is_err() {
             self.seen.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -273,10 +271,10 @@ impl Comparer {
     }
 
     fn compare(&self, case: Case) {
-        let Case { request, mut facts, key, outcome } = case;
+        let Case { request, key, mut facts, outcome } = case;
         let shadow = request.with(|request| {
             let reads = Reads::Storage(&*self.storage);
-            let decided = decide_by(&self.stack, request, &mut facts, key.as_deref(), reads);
+            let decided = decide_by(&self.stack, request, key.as_deref(), &mut facts, reads);
             self.runtime.block_on(decided)
         });
         let shadow = match shadow {
@@ -406,7 +404,7 @@ struct Recorded {
 enum RecordedCredential {
     Absent,
     Malformed { prefix: String, masked: String },
-    WellFormed { prefix: String, masked: String, digest: (u64, u64, u64, u64) },
+    WellFormed { prefix: String, masked: String },
 }
 
 impl Recorded {
@@ -415,17 +413,16 @@ impl Recorded {
         Self {
             credential: match &request.credential {
                 Credential::Absent => RecordedCredential::Absent,
-                Credential::Malformed(MalformedCredential { prefix, masked }) => {
+                Credential::Malformed(PresentedCredential { prefix, masked }) => {
                     RecordedCredential::Malformed {
                         prefix: (*prefix).to_owned(),
                         masked: (*masked).to_owned(),
                     }
                 }
-                Credential::WellFormed(WellFormedCredential { prefix, masked, digest }) => {
+                Credential::WellFormed(PresentedCredential { prefix, masked }) => {
                     RecordedCredential::WellFormed {
                         prefix: (*prefix).to_owned(),
                         masked: (*masked).to_owned(),
-                        digest: *digest,
                     }
                 }
             },
@@ -451,10 +448,10 @@ impl Recorded {
             credential: match &self.credential {
                 RecordedCredential::Absent => Credential::Absent,
                 RecordedCredential::Malformed { prefix, masked } => {
-                    Credential::Malformed(MalformedCredential { prefix, masked })
+                    Credential::Malformed(PresentedCredential { prefix, masked })
                 }
-                RecordedCredential::WellFormed { prefix, masked, digest } => {
-                    Credential::WellFormed(WellFormedCredential { prefix, masked, digest: *digest })
+                RecordedCredential::WellFormed { prefix, masked } => {
+                    Credential::WellFormed(PresentedCredential { prefix, masked })
                 }
             },
             method: &self.method,

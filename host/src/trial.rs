@@ -16,12 +16,10 @@ use crate::{
     engine::{
         EngineError, Policy,
         contract::{
-            Account, Credential, Decision, Key, MalformedCredential, Mode, Request, Source,
-            WellFormedCredential,
+            Account, Credential, Decision, Key, Mode, PresentedCredential, Request, Source,
         },
     },
     facts::Facts,
-    secret::Digest,
     stack::Stack,
 };
 
@@ -77,14 +75,10 @@ const ACCOUNT: &str = "acct_1";
 /// [`TrialError`] says what it did instead.
 pub fn try_policy(policy: &Arc<Policy>, now: u64) -> Result<Passed, TrialError> {
     let stack = Stack::new(Arc::clone(policy), Vec::new());
-    let digest = Digest::of("a secret that nobody has");
-    let presented = Credential::WellFormed(WellFormedCredential {
-        prefix: "trial_",
-        masked: "trial_********",
-        digest: digest.to_words(),
-    });
-    let malformed = Credential::Malformed(MalformedCredential { prefix: "", masked: "********" });
-    let key = |mode| Some(Arc::new(key(mode, now)));
+    let presented =
+        Credential::WellFormed(PresentedCredential { prefix: "trial_", masked: "trial_********" });
+    let malformed = Credential::Malformed(PresentedCredential { prefix: "", masked: "********" });
+    let key = |mode| Some(key(mode, now));
     let cases = [
         ("a request without a key", Credential::Absent, None),
         ("a text that is no key", malformed, None),
@@ -106,9 +100,7 @@ pub fn try_policy(policy: &Arc<Policy>, now: u64) -> Result<Passed, TrialError> 
                 now,
                 attributes: &[],
             };
-            let mut facts = Facts::default();
-            facts.add_key(digest, key.clone());
-            match decide(&stack, &request, facts, key.as_deref(), &[]) {
+            match decide(&stack, &request, key.as_ref(), &[]) {
                 Ok(_) => {}
                 // Nothing else is refused of what is decided without a key.
                 Err(DecideError::Engine { source: EngineError::Garbage(_), .. })
@@ -147,11 +139,7 @@ pub fn try_policy(policy: &Arc<Policy>, now: u64) -> Result<Passed, TrialError> 
 /// Tries a policy with a case of its own.
 fn try_case(stack: &Stack, case: &Case) -> Result<(), TrialError> {
     let request = case.request();
-    let mut facts = Facts::default();
-    facts.add_key(case.digest(), case.key.clone().map(Arc::new));
-    let is_presented = matches!(request.credential, Credential::WellFormed(_));
-    let key = case.key.as_ref().filter(|_| is_presented);
-    let decision = decide(stack, &request, facts, key, &case.accounts)
+    let decision = decide(stack, &request, case.presented_key(), &case.accounts)
         .map_err(|source| TrialError::FailedCase { case: case.name.clone(), source })?;
     Ok(case.judge(&decision)?)
 }
@@ -161,13 +149,13 @@ fn try_case(stack: &Stack, case: &Case) -> Result<(), TrialError> {
 fn decide(
     stack: &Stack,
     request: &Request<'_>,
-    mut facts: Facts,
     key: Option<&Key>,
     accounts: &[Account],
 ) -> Result<Decision, DecideError> {
     // It reads nothing, so that there is nothing to wait for.
     let reads = Reads::Only(accounts);
-    let decided = decide_by(stack, request, &mut facts, key, reads).now_or_never();
+    let mut facts = Facts::default();
+    let decided = decide_by(stack, request, key, &mut facts, reads).now_or_never();
     let policy = stack.policy().digest();
     decided.unwrap_or(Err(DecideError::Insatiable { policy })).map(|(decision, _)| decision)
 }

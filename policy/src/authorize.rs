@@ -9,7 +9,7 @@ use crate::{
     catalogue::{self, Endpoint, Found, Publishable},
     context::{self, Target},
     contract::{
-        Credential, Decision, Denial, Grant, Key, Mode, Request, WellFormedCredential,
+        Credential, Decision, Denial, Grant, Key, Mode, PresentedCredential, Request,
         explain::{Explanation, Step},
     },
     denial, kind, limited, network, permission,
@@ -18,15 +18,15 @@ use crate::{
 /// Within this long before its end a key's callers are told of it.
 const NOTICE_BEFORE_END_SECS: u64 = 7 * 24 * 60 * 60;
 
-/// Decides whether `request` may go ahead.
-pub fn authorize(request: &Request, storage: &impl Storage) -> Decision {
-    decide(request, storage, &mut Silent)
+/// Decides whether `request` may go ahead, with the `key` whose secret it presents.
+pub fn authorize(request: &Request, key: Option<&Key>, storage: &impl Storage) -> Decision {
+    decide(request, key, storage, &mut Silent)
 }
 
 /// Decides as [`authorize`] does, and says which rules were asked.
-pub fn explain(request: &Request, storage: &impl Storage) -> Explanation {
+pub fn explain(request: &Request, key: Option<&Key>, storage: &impl Storage) -> Explanation {
     let mut steps = Vec::new();
-    let decision = decide(request, storage, &mut steps);
+    let decision = decide(request, key, storage, &mut steps);
     Explanation { decision, steps }
 }
 
@@ -66,7 +66,12 @@ impl Listener for Vec<Step> {
     }
 }
 
-fn decide(request: &Request, storage: &impl Storage, listener: &mut impl Listener) -> Decision {
+fn decide(
+    request: &Request,
+    key: Option<&Key>,
+    storage: &impl Storage,
+    listener: &mut impl Listener,
+) -> Decision {
     let credential = listener.asked(
         "credential-well-formed",
         || "the Authorization header holds a text with the shape of a key".to_owned(),
@@ -76,9 +81,7 @@ fn decide(request: &Request, storage: &impl Storage, listener: &mut impl Listene
         listener.asked(
             "key-known",
             || credential.masked.clone(),
-            storage
-                .find_key(credential.digest)
-                .map(|key| (key, credential.masked.as_str()))
+            key.map(|key| (key, credential.masked.as_str()))
                 .ok_or_else(|| denial::unknown_key(&credential.masked)),
         )
     });
@@ -87,9 +90,12 @@ fn decide(request: &Request, storage: &impl Storage, listener: &mut impl Listene
         Err(denial) => return Decision::Deny(denial),
     };
     let mut template = None;
-    match permit(request, &key, masked, storage, listener, &mut template) {
+    match permit(request, key, masked, storage, listener, &mut template) {
         Ok(grant) => Decision::Allow(grant),
-        Err(denial) => Decision::Deny(Denial { key: Some(key.id), endpoint: template, ..denial }),
+        Err(denial) => {
+            let key = Some(key.id.clone());
+            Decision::Deny(Denial { key, endpoint: template, ..denial })
+        }
     }
 }
 
@@ -196,7 +202,7 @@ fn permit(
     })
 }
 
-fn well_formed(credential: &Credential) -> Result<&WellFormedCredential, Denial> {
+fn well_formed(credential: &Credential) -> Result<&PresentedCredential, Denial> {
     let (prefix, masked) = match credential {
         Credential::Absent => return Err(denial::no_key()),
         Credential::Malformed(malformed) => (&malformed.prefix, &malformed.masked),
@@ -308,29 +314,23 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::contract::{Account, Digest, MalformedCredential, Source};
+    use crate::contract::{Account, Source};
 
-    /// Has one key, and counts what it is asked for.
-    struct One {
-        key: Key,
-        keys_asked: Cell<u32>,
+    /// Knows nothing, and counts what it is asked for.
+    #[derive(Default)]
+    struct Nothing {
         accounts_asked: Cell<u32>,
     }
 
-    impl Storage for One {
-        fn find_key(&self, _: Digest) -> Option<Key> {
-            self.keys_asked.set(self.keys_asked.get() + 1);
-            Some(self.key.clone())
-        }
-
+    impl Storage for Nothing {
         fn find_accounts(&self, ids: &[String]) -> Vec<Option<Account>> {
             self.accounts_asked.set(self.accounts_asked.get() + 1);
             vec![None; ids.len()]
         }
     }
 
-    fn one() -> One {
-        let key = Key {
+    fn key() -> Key {
+        Key {
             id: "key_1".to_owned(),
             account: "acct_1".to_owned(),
             mode: Mode::Test,
@@ -344,16 +344,14 @@ mod tests {
             connect_permissions: String::new(),
             ipv4_nets: Vec::new(),
             attributes: Vec::new(),
-        };
-        One { key, keys_asked: Cell::default(), accounts_asked: Cell::default() }
+        }
     }
 
     fn request(prefix: &str, path: &str, now: u64) -> Request {
         Request {
-            credential: Credential::WellFormed(WellFormedCredential {
+            credential: Credential::WellFormed(PresentedCredential {
                 prefix: prefix.to_owned(),
                 masked: "rk_test_****1234".to_owned(),
-                digest: (1, 2, 3, 4),
             }),
             method: "GET".to_owned(),
             path: path.to_owned(),
@@ -367,8 +365,9 @@ mod tests {
     }
 
     /// Returns the rules that were asked, in order.
-    fn rules(request: &Request) -> Vec<String> {
-        explain(request, &one()).steps.into_iter().map(|step| step.rule).collect()
+    fn rules(request: &Request, key: Option<&Key>) -> Vec<String> {
+        let explanation = explain(request, key, &Nothing::default());
+        explanation.steps.into_iter().map(|step| step.rule).collect()
     }
 
     #[test]
@@ -385,32 +384,38 @@ mod tests {
             "permissions-held",
             "access-not-limited",
         ];
-        assert_eq!(rules(&request("rk_test_", "/v1/charges", 0)), all);
-        assert_eq!(rules(&request("rk_test_", "/v1/payouts", 0)), all[..9]);
-        assert_eq!(rules(&request("rk_test_", "/v1/nothing", 0)), all[..5]);
-        assert_eq!(rules(&request("rk_test_", "/v1/charges", 1000)), all[..3]);
-        assert_eq!(rules(&request("whsec_", "/v1/charges", 0)), all[..1]);
+        let known = Some(&key());
+        let rows = [
+            (request("rk_test_", "/v1/charges", 0), known, &all[..]),
+            (request("rk_test_", "/v1/payouts", 0), known, &all[..9]),
+            (request("rk_test_", "/v1/nothing", 0), known, &all[..5]),
+            (request("rk_test_", "/v1/charges", 1000), known, &all[..3]),
+            (request("rk_test_", "/v1/charges", 0), None, &all[..2]),
+            (request("whsec_", "/v1/charges", 0), known, &all[..1]),
+        ];
+        for (request, key, expected) in rows {
+            assert_eq!(rules(&request, key), expected, "{request:?}");
+        }
     }
 
+    /// A host that hands over a key with a credential that is none has a bug, and
+    /// must not let anybody in by it.
     #[test]
-    fn storage_is_asked_for_what_is_needed_and_once() {
-        for (credential, keys) in [
-            (Credential::Absent, 0),
-            (
-                Credential::Malformed(MalformedCredential {
-                    prefix: "sk_live_".to_owned(),
-                    masked: "****".to_owned(),
-                }),
-                0,
-            ),
-            (request("whsec_", "", 0).credential, 0),
-            (request("rk_test_", "", 0).credential, 1),
+    fn a_key_counts_only_with_a_credential_that_is_well_formed() {
+        let presented = |prefix: &str| PresentedCredential {
+            prefix: prefix.to_owned(),
+            masked: "****".to_owned(),
+        };
+        for credential in [
+            Credential::Absent,
+            Credential::Malformed(presented("")),
+            Credential::Malformed(presented("sk_live_")),
+            Credential::WellFormed(presented("whsec_")),
         ] {
-            let storage = one();
             let request = Request { credential, ..request("", "/v1/charges", 0) };
-            authorize(&request, &storage);
-            assert_eq!(storage.keys_asked.get(), keys, "{:?}", request.credential);
-            assert_eq!(storage.accounts_asked.get(), 0);
+            let decision = authorize(&request, Some(&key()), &Nothing::default());
+            let Decision::Deny(denial) = decision else { panic!("{:?}", request.credential) };
+            assert_eq!(denial.key, None, "{:?}", request.credential);
         }
     }
 
@@ -426,8 +431,8 @@ mod tests {
             (named("/v2/iam/api_keys/self", 0), 0),
             (named("/v1/charges", 0), 1),
         ] {
-            let storage = one();
-            authorize(&request, &storage);
+            let storage = Nothing::default();
+            authorize(&request, Some(&key()), &storage);
             assert_eq!(storage.accounts_asked.get(), accounts, "{} {}", request.path, request.now);
         }
     }

@@ -16,8 +16,7 @@ use crate::{
     Storage, authorize,
     catalogue::{self, Endpoint, Found, Permission},
     contract::{
-        self, Account, Decision, Denial, Digest, Key, Request, catalogue as wit,
-        explain as wit_explain,
+        self, Account, Decision, Denial, Key, Request, catalogue as wit, explain as wit_explain,
         lifecycle::{
             self as wit_lifecycle, Caller, KeyChange, KeyFilter, KeyPlan, KeyRequest, KeyStatus,
             KeyUpdate, RevealPlan, RotationPlan, RotationRequest, RotationSchedule, StoredKey,
@@ -35,24 +34,20 @@ contract::export!(Policy with_types_in contract);
 struct Imported;
 
 impl Storage for Imported {
-    fn find_key(&self, digest: Digest) -> Option<Key> {
-        wardkey::policy::storage::find_key(digest)
-    }
-
     fn find_accounts(&self, ids: &[String]) -> Vec<Option<Account>> {
         wardkey::policy::storage::find_accounts(ids)
     }
 }
 
 impl contract::exports::wardkey::policy::authorizer::Guest for Policy {
-    fn authorize(request: Request) -> Decision {
-        authorize::authorize(&request, &Imported)
+    fn authorize(request: Request, key: Option<Key>) -> Decision {
+        authorize::authorize(&request, key.as_ref(), &Imported)
     }
 }
 
 impl wit_explain::Guest for Policy {
-    fn explain(request: Request) -> wit_explain::Explanation {
-        authorize::explain(&request, &Imported)
+    fn explain(request: Request, key: Option<Key>) -> wit_explain::Explanation {
+        authorize::explain(&request, key.as_ref(), &Imported)
     }
 }
 

@@ -99,7 +99,7 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::contract::{Credential, Digest, Mode, Source};
+    use crate::contract::{Credential, Mode, Source};
 
     /// Knows a chain of accounts, `acct_1` of the owner's and so on, and keeps
     /// what it was asked.
@@ -109,10 +109,6 @@ mod tests {
     }
 
     impl Storage for Chain {
-        fn find_key(&self, _: Digest) -> Option<Key> {
-            None
-        }
-
         fn find_accounts(&self, ids: &[String]) -> Vec<Option<Account>> {
             self.asked.borrow_mut().push(ids.to_vec());
             let find = |id: &String| {
@@ -187,10 +183,6 @@ mod tests {
     fn a_storage_that_answers_less_than_it_was_asked_opens_nothing() {
         struct Silent;
         impl Storage for Silent {
-            fn find_key(&self, _: Digest) -> Option<Key> {
-                None
-            }
-
             fn find_accounts(&self, _: &[String]) -> Vec<Option<Account>> {
                 Vec::new()
             }

@@ -46,13 +46,10 @@ pub mod permission;
 #[cfg(target_family = "wasm")]
 mod component;
 
-use contract::{Account, Digest, Key};
+use contract::Account;
 
 /// What the rules may ask for while they decide.
 pub trait Storage {
-    /// Returns the key whose secret has this digest.
-    fn find_key(&self, digest: Digest) -> Option<Key>;
-
     /// Returns the accounts of these ids, in the order asked.
     fn find_accounts(&self, ids: &[String]) -> Vec<Option<Account>>;
 }

@@ -6,7 +6,6 @@
 
 use std::{
     hint::black_box,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,10 +13,9 @@ use wardkey::{
     active_policy::STANDARD_POLICY,
     engine::{
         Engine,
-        contract::{Credential, Ipv4Net, Key, Mode, Request, Source, WellFormedCredential},
+        contract::{Credential, Ipv4Net, Key, Mode, PresentedCredential, Request, Source},
     },
     facts::Facts,
-    secret::Digest,
 };
 use wardkey_policy::{Storage, authorize::authorize, contract as native};
 
@@ -55,28 +53,21 @@ fn main() {
     ];
     println!("{:<30} {:>10} {:>10} {:>10} {:>10}", "", "native", "put back", "new", "new/native");
     for case in &cases {
-        let digest = Digest::of("a secret");
-        let key = Arc::new(key(case));
-        let request = request(digest);
+        let (key, request) = (key(case), request());
 
-        let native_storage = NativeStorage(native_key(&key));
-        let native_request = native_request(digest);
+        let (native_key, native_request) = (native_key(&key), native_request());
         let native = least(batches, || {
-            black_box(authorize(black_box(&native_request), &native_storage));
+            black_box(authorize(black_box(&native_request), Some(&native_key), &NoAccounts));
         });
 
-        let mut facts = Facts::default();
-        facts.add_key(digest, Some(Arc::clone(&key)));
-        let mut kept = Some(facts);
-        let mut measured = |is_new: bool| {
+        let measured = |is_new: bool| {
             least(batches, || {
-                let facts = kept.take().unwrap_or_default();
-                let (facts, answer) = if is_new {
-                    policy.authorize_anew(&request, facts)
+                let facts = Facts::default();
+                let (_, answer) = if is_new {
+                    policy.authorize_anew(&request, Some(&key), facts)
                 } else {
-                    policy.authorize(&request, facts)
+                    policy.authorize(&request, Some(&key), facts)
                 };
-                kept = Some(facts);
                 black_box(answer).expect("the policy decides");
             })
         };
@@ -126,12 +117,11 @@ fn key(case: &Case) -> Key {
     }
 }
 
-fn request(digest: Digest) -> Request<'static> {
+fn request() -> Request<'static> {
     Request {
-        credential: Credential::WellFormed(WellFormedCredential {
+        credential: Credential::WellFormed(PresentedCredential {
             prefix: "rk_test_",
             masked: "rk_test_**********************************abcd",
-            digest: digest.to_words(),
         }),
         method: "GET",
         path: "/v1/charges/ch_0123456789abcdefghijklmn",
@@ -144,14 +134,9 @@ fn request(digest: Digest) -> Request<'static> {
     }
 }
 
-struct NativeStorage(native::Key);
+struct NoAccounts;
 
-impl Storage for NativeStorage {
-    fn find_key(&self, _: native::Digest) -> Option<native::Key> {
-        // The component gets a copy of its own, so the native rules do too.
-        Some(self.0.clone())
-    }
-
+impl Storage for NoAccounts {
     fn find_accounts(&self, _: &[String]) -> Vec<Option<native::Account>> {
         Vec::new()
     }
@@ -179,13 +164,12 @@ fn native_key(key: &Key) -> native::Key {
     }
 }
 
-fn native_request(digest: Digest) -> native::Request {
-    let request = request(digest);
+fn native_request() -> native::Request {
+    let request = request();
     native::Request {
-        credential: native::Credential::WellFormed(native::WellFormedCredential {
+        credential: native::Credential::WellFormed(native::PresentedCredential {
             prefix: "rk_test_".to_owned(),
             masked: "rk_test_**********************************abcd".to_owned(),
-            digest: digest.to_words(),
         }),
         method: request.method.to_owned(),
         path: request.path.to_owned(),

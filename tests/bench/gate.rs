@@ -38,7 +38,7 @@ use wardkey::{
     host::{Api, Host, Parts},
     keys::{Actor, Ask, CreateAccount, CreateKey},
     policies::PushPolicy,
-    secret::Presented,
+    secret::{Digest, Presented},
     server,
     share::Share,
     storage::SqliteStorage,
@@ -223,7 +223,7 @@ async fn serve(server: &str) {
             let key = native_key();
             let secret = wardkey::secret::Secret::generate(None, "rk_test_");
             println!("{address} {}", secret.expose());
-            let rules = Arc::new(Rules { digest: secret.digest().to_words(), key });
+            let rules = Arc::new(Rules { digest: secret.digest(), key });
             let router = Router::new().fallback(native_gate).with_state(rules);
             axum::serve(listener, router).await.expect("it serves");
         }
@@ -286,15 +286,11 @@ async fn shadow(host: &Host, operator: &Ask, share: Share) {
 
 /// The rules natively behind one handler: what isolation is measured against.
 struct Rules {
-    digest: native::Digest,
+    digest: Digest,
     key: native::Key,
 }
 
 impl Storage for Rules {
-    fn find_key(&self, digest: native::Digest) -> Option<native::Key> {
-        (digest == self.digest).then(|| self.key.clone())
-    }
-
     fn find_accounts(&self, _: &[String]) -> Vec<Option<native::Account>> {
         Vec::new()
     }
@@ -304,12 +300,13 @@ async fn native_gate(State(rules): State<Arc<Rules>>, request: Request) -> Respo
     let Ok(Some(secret)) = presented_secret(request.headers()) else {
         return StatusCode::UNAUTHORIZED.into_response();
     };
-    let credential = match Presented::parse(&secret, None) {
-        Presented::WellFormed { prefix, masked, digest } => {
-            native::Credential::WellFormed(native::WellFormedCredential {
+    let presented = Presented::parse(&secret, None);
+    let key = presented.digest().filter(|digest| *digest == rules.digest).map(|_| &rules.key);
+    let credential = match presented {
+        Presented::WellFormed { prefix, masked, .. } => {
+            native::Credential::WellFormed(native::PresentedCredential {
                 prefix: prefix.to_owned(),
                 masked: masked.as_str().to_owned(),
-                digest: digest.to_words(),
             })
         }
         Presented::Malformed { .. } => native::Credential::Absent,
@@ -325,7 +322,7 @@ async fn native_gate(State(rules): State<Arc<Rules>>, request: Request) -> Respo
         now: 1_893_456_000,
         attributes: Vec::new(),
     };
-    match authorize(&question, &*rules) {
+    match authorize(&question, key, &*rules) {
         native::Decision::Allow(_) => handler().await,
         native::Decision::Deny(_) => StatusCode::FORBIDDEN.into_response(),
     }

@@ -60,7 +60,7 @@ fn check_loop(policy: &Policy) {
         attributes: &[],
     };
     let start = Instant::now();
-    let answer = policy.authorize(&request, Facts::default()).1;
+    let answer = policy.authorize(&request, None, Facts::default()).1;
     let took = start.elapsed();
     println!("{took:?}");
     assert!(matches!(answer, Err(EngineError::OutOfTime)), "{answer:?}");
@@ -113,12 +113,7 @@ const TURNS: usize = 4;
 /// the machine is doing.
 #[test]
 fn good_requests_are_answered_while_others_loop_on_every_worker() {
-    // The length of the path.
-    let on_long = format!(
-        "(if (i32.gt_u (i32.load offset=68 (local.get $request)) (i32.const 30))
-            (then (loop $on (br $on)))) {}",
-        honest()
-    );
+    let on_long = format!("(if {IS_LONG} (then (loop $on (br $on)))) {}", honest());
     let host = TestHost::start();
     let secret = host.default_secret("secret", Mode::Test);
     let policy = engine().load(&Guest::new(on_long).build()).unwrap();

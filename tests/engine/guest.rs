@@ -14,8 +14,12 @@ use wit_parser::Resolve;
 /// "allowed, with an empty grant".
 pub(crate) const ANSWER: u32 = 1024;
 
-/// Where a policy has the host write the key that it asked for.
-pub(crate) const KEY: u32 = 2048;
+/// Where a policy has the host write which accounts there are of those that it asked
+/// for.
+pub(crate) const FOUND: u32 = 2048;
+
+/// Where it writes the list of the one account that it asks for.
+const ASKED: u32 = 3072;
 
 /// Where the texts of a policy lie.
 const TEXTS: u32 = 4096;
@@ -23,7 +27,7 @@ const TEXTS: u32 = 4096;
 /// A core module: its `authorize` and what stands beside it.
 pub(crate) struct Guest {
     /// The instructions of `authorize`. `$request` is the address of the
-    /// request; the result is that of the answer.
+    /// request, behind which lies its key; the result is that of the answer.
     pub(crate) authorize: String,
     /// Other fields of the module.
     pub(crate) more: String,
@@ -61,8 +65,6 @@ impl Guest {
         let text: String = TEXT.iter().map(|byte| format!("\\{byte:02x}")).collect();
         format!(
             r#"(module
-                (import "wardkey:policy/storage@0.1.0" "find-key"
-                    (func $find_key (param i64 i64 i64 i64 i32)))
                 (import "wardkey:policy/storage@0.1.0" "find-accounts"
                     (func $find_accounts (param i32 i32 i32)))
                 (memory (export "memory") {pages})
@@ -166,27 +168,40 @@ pub(crate) fn deny() -> String {
     store(0, 1) + &store(4, 2) + &store_text(20, "no") + &answer()
 }
 
-/// Where the digest of a well-formed credential lies in a request.
-const DIGEST: u32 = 24;
+/// Where it lies behind a request whether there is a key.
+const HAS_KEY: u32 = 120;
 
-/// Asks for the key whose digest is the presented one with `more` added to its
-/// last word.
-pub(crate) fn find_key(more: u32) -> String {
-    let word = |offset: u32| format!("(i64.load offset={offset} (local.get $request))");
+/// Where the fields of the key lie.
+const KEY: u32 = 128;
+
+/// Tells a request by the length of its path: no trial has one of more than 30 bytes.
+pub(crate) const IS_LONG: &str =
+    "(i32.gt_u (i32.load offset=32 (local.get $request)) (i32.const 30))";
+
+/// Asks for an account that there is not: another one for each number below 100.
+pub(crate) fn find_account(number: u32) -> String {
     format!(
-        "(call $find_key {} {} {} (i64.add {} (i64.const {more})) (i32.const {KEY}))\n",
-        word(DIGEST),
-        word(DIGEST + 8),
-        word(DIGEST + 16),
-        word(DIGEST + 24),
+        "(i32.store (i32.const {ASKED}) (i32.const {id}))
+         (i32.store offset=4 (i32.const {ASKED}) (i32.const 2))
+         (i32.store (i32.const {id}) (i32.const {letters}))
+         (call $find_accounts (i32.const {ASKED}) (i32.const 1) (i32.const {FOUND}))\n",
+        id = ASKED + 8,
+        letters = two_letters(number),
     )
 }
 
-/// Copies eight bytes from the key found to the grant.
+/// Returns two bytes of ASCII as a number, other ones for each number below 100.
+pub(crate) fn two_letters(number: u32) -> u32 {
+    u32::from_le_bytes([b'0' + (number % 10) as u8, b'a' + (number / 10) as u8, 0, 0])
+}
+
+/// Copies eight bytes from the key to the grant.
 fn copy(from: u32, to: u32) -> String {
-    // Both records start behind the word that says which case it is.
-    let (from, to) = (KEY + 8 + from, ANSWER + 4 + to);
-    format!("(i64.store align=4 (i32.const {to}) (i64.load align=4 (i32.const {from})))\n")
+    let (from, to) = (KEY + from, ANSWER + 4 + to);
+    format!(
+        "(i64.store align=4 (i32.const {to})
+            (i64.load offset={from} align=4 (local.get $request)))\n"
+    )
 }
 
 /// Allows whoever presents a key that there is, as that key, and refuses
@@ -198,17 +213,14 @@ pub(crate) fn honest_with(more: &str) -> String {
     const MODE: u32 = 16;
     let copies = copy(ID, ID) + &copy(ACCOUNT, ACCOUNT);
     let mode = format!(
-        "(i32.store8 (i32.const {}) (i32.load8_u (i32.const {})))\n",
+        "(i32.store8 (i32.const {}) (i32.load8_u offset={} (local.get $request)))\n",
         ANSWER + 4 + MODE,
-        KEY + 8 + MODE
+        KEY + MODE
     );
     format!(
-        "(if (i32.ne (i32.load8_u (local.get $request)) (i32.const 2)) (then (return {})))
-         {}
-         (if (i32.eqz (i32.load8_u (i32.const {KEY}))) (then (return {})))
+        "(if (i32.eqz (i32.load8_u offset={} (local.get $request))) (then (return {})))
          {copies} {mode} {more} {}",
-        block(&deny()),
-        find_key(0),
+        HAS_KEY,
         block(&deny()),
         answer()
     )

@@ -4,16 +4,15 @@ use wardkey::{
     active_policy::STANDARD_POLICY,
     engine::{
         LoadError, MAX_COMPONENT_BYTES,
-        contract::{Credential, Request, Source, WellFormedCredential},
+        contract::{Credential, PresentedCredential, Request, Source},
     },
     facts::Facts,
-    secret::Digest,
 };
 use wit_parser::{Resolve, decoding};
 
 use crate::{
     common::engine,
-    guest::{ABOUT_KEYS, Guest, component, honest, include_contract, with_contract},
+    guest::{ABOUT_KEYS, Guest, component, find_account, honest, include_contract, with_contract},
 };
 
 #[track_caller]
@@ -94,10 +93,9 @@ fn no_component_with_a_flipped_byte_brings_the_host_down() {
     const STEP: usize = 11;
     let honest = Guest::new(honest()).build();
     let request = Request {
-        credential: Credential::WellFormed(WellFormedCredential {
+        credential: Credential::WellFormed(PresentedCredential {
             prefix: "sk_test_",
             masked: "sk_test_****1234",
-            digest: (1, 2, 3, 4),
         }),
         method: "GET",
         path: "/v1/charges",
@@ -116,9 +114,7 @@ fn no_component_with_a_flipped_byte_brings_the_host_down() {
             refused += 1;
             continue;
         };
-        let mut facts = Facts::default();
-        facts.add_key(Digest::from_words((1, 2, 3, 4)), None);
-        match policy.authorize(&request, facts).1 {
+        match policy.authorize(&request, None, Facts::default()).1 {
             Ok(_) => answered += 1,
             Err(_) => failed += 1,
         }
@@ -170,7 +166,7 @@ fn an_import_that_the_host_does_not_have_is_refused() {
     );
     check_text(
         r#"(component (import "wardkey:policy/storage@0.1.0"
-            (instance (export "find-key" (func (param "secret" string))))))"#,
+            (instance (export "find-accounts" (func (param "ids" string))))))"#,
         contract,
     );
     check_text(
@@ -182,7 +178,7 @@ fn an_import_that_the_host_does_not_have_is_refused() {
 
 #[test]
 fn a_component_without_an_authorizer_is_refused() {
-    let missing = "no exported instance named `wardkey:policy/authorizer@0.1.0`";
+    let missing = "it does not export `wardkey:policy/authorizer@0.1.0`";
     check_text("(component)", missing);
     check_text(
         r#"(component (instance $i) (export "wardkey:policy/authorizer" (instance $i)))"#,
@@ -194,7 +190,7 @@ fn a_component_without_an_authorizer_is_refused() {
     );
     check_text(
         r#"(component (instance $i) (export "wardkey:policy/authorizer@0.1.0" (instance $i)))"#,
-        "does not have export `authorize`",
+        "it does not export `authorize`",
     );
 }
 
@@ -268,11 +264,7 @@ fn a_component_that_cannot_start_is_refused() {
     check(&started("(local i32) (call $start)"), contract);
     assert!(engine().load(&started("nop")).is_ok());
     // It reads storage before anybody has asked anything.
-    let read = started(
-        "(call $find_key
-        (i64.const 1) (i64.const 2) (i64.const 3) (i64.const 4) (i32.const 2048))",
-    );
-    check(&read, contract);
+    check(&started(&find_account(0)), contract);
 }
 
 #[test]

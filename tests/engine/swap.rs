@@ -83,9 +83,9 @@ fn why_a_policy_decided_nobody_else_can_say() {
         now: NOON,
         attributes: &[],
     };
-    let (_, answer) = load(deny()).explain(&request, Facts::default());
+    let (_, answer) = load(deny()).explain(&request, None, Facts::default());
     assert!(matches!(answer, Err(EngineError::Missing("explain"))));
-    let (_, answer) = standard().explain(&request, Facts::default());
+    let (_, answer) = standard().explain(&request, None, Facts::default());
     let Run::Done(explanation) = answer.unwrap() else { panic!("it needed a fact") };
     assert_eq!(explanation.steps.len(), 1);
 }

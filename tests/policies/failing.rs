@@ -13,9 +13,8 @@ const LONG: &str = "/v1/customers/cus_and_so_on_and_so_on";
 /// Lets in whom [`honest`] lets in, and fails on [`LONG`] in this way. Tells itself
 /// from others by what it does not do.
 fn failing_by(how: &str, refusal: Refusal) -> Vec<u8> {
-    let long = "(i32.gt_u (i32.load offset=68 (local.get $request)) (i32.const 30))";
     let text = honest_with("").replace(&guest::deny(), &refuse(refusal));
-    Guest::new(format!("(if {long} (then {how})) {text}")).build()
+    Guest::new(format!("(if {IS_LONG} (then {how})) {text}")).build()
 }
 
 const TRAP: &str = "unreachable";

@@ -155,8 +155,7 @@ fn a_shadow_keeps_no_secret_and_nothing_that_is_long() {
 #[test]
 fn where_the_policy_in_force_fails_the_shadow_says_what_it_would_do() {
     let place = Place::start();
-    let long = "(i32.gt_u (i32.load offset=68 (local.get $request)) (i32.const 30))";
-    let failing = Guest::new(format!("(if {long} (then unreachable)) {}", honest_with("")));
+    let failing = Guest::new(format!("(if {IS_LONG} (then unreachable)) {}", honest_with("")));
     let failing = place.pushed(&failing.build(), 1);
     assert_eq!(place.activate(&failing).status, 200);
     assert_eq!(place.shadow("standard", 100.0).status, 200);
@@ -189,12 +188,8 @@ fn a_shadow_reads_what_the_other_has_not_asked_for() {
 #[test]
 fn a_shadow_that_fails_fails_nobody() {
     let place = Place::start();
-    let (long, post) = (
-        "(i32.gt_u (i32.load offset=68 (local.get $request)) (i32.const 30))",
-        "(i32.eq (i32.load offset=60 (local.get $request)) (i32.const 4))",
-    );
     let failing = format!(
-        "(if {long} (then (if {post} (then unreachable) (else (loop $on (br $on)))))) {}",
+        "(if {IS_LONG} (then (if {IS_POST} (then unreachable) (else (loop $on (br $on)))))) {}",
         honest_with("")
     );
     let failing = place.pushed(&Guest::new(failing).build(), 1);
@@ -219,12 +214,7 @@ fn a_shadow_that_fails_fails_nobody() {
 fn what_a_shadow_has_no_time_for_is_dropped_and_counted() {
     const REQUESTS: u64 = 2_000;
     let place = Place::start();
-    // The path of no trial.
-    let slow = format!(
-        "(if (i32.gt_u (i32.load offset=68 (local.get $request)) (i32.const 30))
-            (then (loop $on (br $on)))) {}",
-        honest_with("")
-    );
+    let slow = format!("(if {IS_LONG} (then (loop $on (br $on)))) {}", honest_with(""));
     let slow = place.pushed(&Guest::new(slow).build(), 1);
     assert_eq!(place.shadow(&slow, 100.0).status, 200);
     let mut connection = Connection::to(place.host.gate);

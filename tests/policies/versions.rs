@@ -202,8 +202,9 @@ fn a_policy_is_named_by_the_start_of_its_digest() {
     let two = honest(TWO);
     let query = "name=twin&version=1&revision=1";
     assert_eq!(push_to(place.host.admin, &place.host.operator, query, &two).status, 201);
-    let mut twin = [0; 32];
-    twin[..8].copy_from_slice(&Digest::from_hex(&one).unwrap().to_words().0.to_be_bytes());
+    let digest = Digest::from_hex(&one).unwrap();
+    let mut twin = digest.as_bytes().map(|byte| !byte);
+    twin[..8].copy_from_slice(&digest.as_bytes()[..8]);
     let sql = "UPDATE policies SET digest = ?1 WHERE name = 'twin'";
     assert_eq!(database.execute(sql, [twin]).unwrap(), 1);
     for answer in [

@@ -11,13 +11,12 @@ use wardkey::{
     decide::MAX_RUNS,
     engine::{EngineError, Policy, Run, contract as host},
     facts::{Facts, Unread},
-    secret,
 };
 use wardkey_policy::{
     authorize,
     contract::{
-        self as native, Account, Credential, Decision, Denial, DenialClass, Digest, Grant, Key,
-        Mode, Request, Source, explain::Explanation,
+        self as native, Account, Credential, Decision, Denial, DenialClass, Grant, Key, Mode,
+        Request, Source, explain::Explanation,
     },
 };
 
@@ -35,15 +34,19 @@ pub(crate) fn standard() -> &'static Policy {
 /// tests are about.
 #[derive(Default)]
 pub(crate) struct World {
-    pub(crate) keys: BTreeMap<Digest, Key>,
+    /// The key whose secret a well-formed credential is.
+    pub(crate) key: Option<Key>,
     pub(crate) accounts: BTreeMap<String, Account>,
 }
 
-impl wardkey_policy::Storage for World {
-    fn find_key(&self, digest: Digest) -> Option<Key> {
-        self.keys.get(&digest).cloned()
+impl World {
+    /// Returns the key that the host hands over with a request.
+    pub(crate) fn presented(&self, request: &Request) -> Option<&Key> {
+        self.key.as_ref().filter(|_| matches!(request.credential, Credential::WellFormed(_)))
     }
+}
 
+impl wardkey_policy::Storage for World {
     fn find_accounts(&self, ids: &[String]) -> Vec<Option<Account>> {
         ids.iter().map(|id| self.accounts.get(id).cloned()).collect()
     }
@@ -54,7 +57,7 @@ impl wardkey_policy::Storage for World {
 #[track_caller]
 pub(crate) fn decide(request: &Request, world: &World) -> Decision {
     let decision = decide_quietly(request, world);
-    let native = authorize::explain(request, world);
+    let native = authorize::explain(request, world.presented(request), world);
     assert_eq!(native.decision, decision, "`explain` against `authorize`, natively: {request:#?}");
     let explained = component(standard(), request, world, Policy::explain).unwrap();
     assert_eq!(explained, host_explanation(&native), "explaining {request:#?}");
@@ -66,7 +69,7 @@ pub(crate) fn decide(request: &Request, world: &World) -> Decision {
 /// by the thousand.
 #[track_caller]
 pub(crate) fn decide_quietly(request: &Request, world: &World) -> Decision {
-    let decision = authorize::authorize(request, world);
+    let decision = authorize::authorize(request, world.presented(request), world);
     let answer = component(standard(), request, world, Policy::authorize).unwrap();
     assert_eq!(answer, host_decision(&decision), "deciding {request:#?}");
     decision
@@ -82,46 +85,44 @@ fn check_steps(Explanation { decision, steps }: &Explanation) {
     assert!(steps.iter().all(|step| kebab(&step.rule)), "{steps:#?}");
 }
 
+/// One of the questions that are put with a request.
+type Ask<T> = fn(
+    &Policy,
+    &host::Request<'_>,
+    Option<&host::Key>,
+    Facts,
+) -> (Facts, Result<Run<T>, EngineError>);
+
 /// Puts a question to a component, and reads for it what it lacks.
 pub(crate) fn component<T>(
     policy: &Policy,
     request: &Request,
     world: &World,
-    ask: impl Fn(&Policy, &host::Request<'_>, Facts) -> (Facts, Result<Run<T>, EngineError>),
+    ask: Ask<T>,
 ) -> Result<T, EngineError> {
     let attributes: Vec<(&str, &str)> =
         request.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let question = host_request(request, &attributes);
+    let key = world.presented(request).map(host_key);
     let mut facts = Facts::default();
-    if let Credential::WellFormed(credential) = &request.credential {
-        read(world, Unread::Key(secret::Digest::from_words(credential.digest)), &mut facts);
-    }
     for _ in 0..MAX_RUNS {
-        let (read_so_far, answer) = ask(policy, &question, facts);
+        let (read_so_far, answer) = ask(policy, &question, key.as_ref(), facts);
         facts = read_so_far;
         match answer? {
             Run::Done(answer) => return Ok(answer),
-            Run::Unread(unread) => read(world, unread, &mut facts),
+            Run::Unread(Unread(ids)) => read(world, ids, &mut facts),
         }
     }
     panic!("still not satisfied after {MAX_RUNS} runs: {request:#?}");
 }
 
-fn read(world: &World, unread: Unread, facts: &mut Facts) {
-    match unread {
-        Unread::Key(digest) => {
-            let key = world.keys.get(&digest.to_words()).map(|key| Arc::new(host_key(key)));
-            facts.add_key(digest, key);
-        }
-        Unread::Accounts(ids) => {
-            for id in ids {
-                let account = world.accounts.get(&id).map(|account| {
-                    let Account { id, organization, platform } = account.clone();
-                    Arc::new(host::Account { id, organization, platform })
-                });
-                facts.add_account(id, account);
-            }
-        }
+fn read(world: &World, ids: Vec<String>, facts: &mut Facts) {
+    for id in ids {
+        let account = world.accounts.get(&id).map(|account| {
+            let Account { id, organization, platform } = account.clone();
+            Arc::new(host::Account { id, organization, platform })
+        });
+        facts.add_account(id, account);
     }
 }
 
@@ -240,12 +241,11 @@ fn host_request<'a>(
     host::Request {
         credential: match credential {
             Credential::Absent => host::Credential::Absent,
-            Credential::Malformed(native::MalformedCredential { prefix, masked }) => {
-                host::Credential::Malformed(host::MalformedCredential { prefix, masked })
+            Credential::Malformed(native::PresentedCredential { prefix, masked }) => {
+                host::Credential::Malformed(host::PresentedCredential { prefix, masked })
             }
-            Credential::WellFormed(native::WellFormedCredential { prefix, masked, digest }) => {
-                let digest = *digest;
-                host::Credential::WellFormed(host::WellFormedCredential { prefix, masked, digest })
+            Credential::WellFormed(native::PresentedCredential { prefix, masked }) => {
+                host::Credential::WellFormed(host::PresentedCredential { prefix, masked })
             }
         },
         method,

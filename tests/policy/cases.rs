@@ -15,8 +15,7 @@ use wardkey::{
 use wardkey_policy::{
     authorize::explain,
     contract::{
-        Account, Credential, Decision, Ipv4Net, Key, MalformedCredential, Mode, Request, Source,
-        WellFormedCredential,
+        Account, Credential, Decision, Ipv4Net, Key, Mode, PresentedCredential, Request, Source,
     },
 };
 
@@ -52,7 +51,7 @@ fn the_standard_policy_carries_them_and_passes() {
 fn the_native_rules_pass_them() {
     for case in cases() {
         let (request, world) = native(&case);
-        let decision = explain(&request, &world).decision;
+        let decision = explain(&request, world.presented(&request), &world).decision;
         case.judge(&host_decision(&decision)).unwrap_or_else(|err| panic!("{err}"));
     }
 }
@@ -63,7 +62,7 @@ fn there_is_one_for_each_rule_and_some_that_pass_them_all() {
     let (mut refused_by, mut asked, mut allowed) = (BTreeSet::new(), BTreeSet::new(), 0);
     for case in cases() {
         let (request, world) = native(&case);
-        let explained = explain(&request, &world);
+        let explained = explain(&request, world.presented(&request), &world);
         let mut rules = explained.steps.iter().map(|step| step.rule.clone());
         match explained.decision {
             Decision::Allow(_) => {
@@ -86,12 +85,12 @@ fn each_shows_something_else() {
 // From the host's types to the rules': what a case is read as.
 
 fn native(case: &Case) -> (Request, World) {
-    let key = case.key.as_ref().map(|key| (case.digest().to_words(), native_key(key)));
+    let key = case.presented_key().map(native_key);
     let accounts = case.accounts.iter().map(|account| {
         let host::Account { id, organization, platform } = account.clone();
         (id.clone(), Account { id, organization, platform })
     });
-    let world = World { keys: key.into_iter().collect(), accounts: accounts.collect() };
+    let world = World { key, accounts: accounts.collect() };
     (native_request(&case.request()), world)
 }
 
@@ -134,6 +133,11 @@ fn native_key(key: &host::Key) -> Key {
     }
 }
 
+fn presented(credential: &host::PresentedCredential<'_>) -> PresentedCredential {
+    let host::PresentedCredential { prefix, masked } = credential;
+    PresentedCredential { prefix: (*prefix).to_owned(), masked: (*masked).to_owned() }
+}
+
 fn native_request(request: &host::Request<'_>) -> Request {
     let host::Request {
         credential,
@@ -150,13 +154,9 @@ fn native_request(request: &host::Request<'_>) -> Request {
     Request {
         credential: match credential {
             host::Credential::Absent => Credential::Absent,
-            host::Credential::Malformed(host::MalformedCredential { prefix, masked }) => {
-                let (prefix, masked) = ((*prefix).to_owned(), (*masked).to_owned());
-                Credential::Malformed(MalformedCredential { prefix, masked })
-            }
-            host::Credential::WellFormed(host::WellFormedCredential { prefix, masked, digest }) => {
-                let (prefix, masked) = ((*prefix).to_owned(), (*masked).to_owned());
-                Credential::WellFormed(WellFormedCredential { prefix, masked, digest: *digest })
+            host::Credential::Malformed(credential) => Credential::Malformed(presented(credential)),
+            host::Credential::WellFormed(credential) => {
+                Credential::WellFormed(presented(credential))
             }
         },
         method: (*method).to_owned(),

@@ -8,7 +8,7 @@ use wardkey_policy::{
 };
 
 use crate::{
-    both::{World, decide, decide_quietly, host_decision},
+    both::{World, decide, decide_quietly},
     listing::{Line, endpoints},
     random::{Random, SEED},
     rows::*,
@@ -44,6 +44,9 @@ fn both_agree_on_generated_cases_and_no_case_breaks_a_law() {
         let key = random_key(&mut random, line);
         let request = random_request(&mut random, line);
         let mut world = world(&key);
+        if random.one_in(80) {
+            world.key = None;
+        }
         if random.one_in(4) {
             let gone = random.pick(&accounts()).id.clone();
             world.accounts.remove(&gone);
@@ -53,7 +56,7 @@ fn both_agree_on_generated_cases_and_no_case_breaks_a_law() {
             0 => decide(&request, &world),
             _ => decide_quietly(&request, &world),
         };
-        check_laws(&decision, &key, &request, line);
+        check_laws(&decision, &world, &request, line);
         let answer = match &decision {
             Decision::Allow(_) => {
                 allowed += 1;
@@ -91,14 +94,11 @@ fn both_agree_on_generated_cases_and_no_case_breaks_a_law() {
 
 /// What holds whatever the case.
 #[track_caller]
-fn check_laws(decision: &Decision, key: &Key, request: &Request, line: &Line) {
-    let presented = matches!(
-        &request.credential,
-        Credential::WellFormed(presented) if presented.digest == DIGEST
-    );
+fn check_laws(decision: &Decision, world: &World, request: &Request, line: &Line) {
+    let presented = world.presented(request);
     match decision {
         Decision::Allow(grant) => {
-            assert!(presented, "allowed without the key");
+            let key = presented.expect("allowed without the key");
             assert_eq!((&grant.key, grant.mode), (&key.id, key.mode));
             assert!(key.ends_at.is_none_or(|ends_at| request.now < ends_at), "it had ended");
             let itself = grant.endpoint.as_deref() == Some("/v2/iam/api_keys/self");
@@ -113,7 +113,10 @@ fn check_laws(decision: &Decision, key: &Key, request: &Request, line: &Line) {
         }
         Decision::Deny(denial) => {
             assert!(!denial.message.is_empty());
-            assert_eq!(denial.key.is_some(), presented && !is_webhook(&request.credential));
+            assert_eq!(
+                denial.key.is_some(),
+                presented.is_some() && !is_webhook(&request.credential)
+            );
             let missing = &denial.missing_permissions;
             let unlisted = denial.endpoint.is_none();
             if denial.code.as_deref() == Some("more_permissions_required") && !unlisted {
@@ -125,8 +128,6 @@ fn check_laws(decision: &Decision, key: &Key, request: &Request, line: &Line) {
             }
         }
     }
-    // No secret, and no more of it than the host gave.
-    assert!(!format!("{:?}", host_decision(decision)).contains("(1, 2, 3, 4)"));
 }
 
 fn is_webhook(credential: &Credential) -> bool {
@@ -153,9 +154,7 @@ fn check_monotony(random: &mut Random, key: &Key, request: &Request, world: &Wor
         (key.permissions.clone(), "*".to_owned()),
     ] {
         let richer = Key { permissions, connect_permissions, ..key.clone() };
-        let mut world = World { accounts: world.accounts.clone(), ..World::default() };
-        world.keys.insert(DIGEST, richer.clone());
-        let decision = wardkey_policy::authorize::authorize(request, &world);
+        let decision = wardkey_policy::authorize::authorize(request, Some(&richer), world);
         assert!(
             matches!(decision, Decision::Allow(_)),
             "{more} on top turned an allow into {decision:?}: {richer:#?} for {request:#?}"
@@ -240,8 +239,8 @@ fn random_request(random: &mut Random, line: &Line) -> Request {
         request.credential = match random.below(4) {
             0 => Credential::Absent,
             1 => malformed(["", "sk_live_", "whsec_"][random.below(3)]),
-            2 => well_formed("whsec_", DIGEST),
-            _ => well_formed("sk_test_", (random.next(), 2, 3, 4)),
+            2 => well_formed("whsec_"),
+            _ => well_formed("sk_test_"),
         };
     }
     if random.one_in(12) {

@@ -380,7 +380,7 @@ fn one_permission_opens_what_the_text_says_and_nothing_else() {
         let world = world(&key);
         for line in &lines {
             let request = request(line.method, &line.path());
-            let decision = wardkey_policy::authorize::authorize(&request, &world);
+            let decision = wardkey_policy::authorize::authorize(&request, Some(&key), &world);
             let missing: BTreeSet<&str> = line
                 .permissions
                 .iter()

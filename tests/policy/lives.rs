@@ -296,7 +296,8 @@ fn check_power(random: &mut Random, asking: &Key, product: &Key) {
         if !moves_money && random.one_in(2) {
             asked = at(*random.pick(&[NOW + 1, NOW + DAY - 1, NOW + DAY, NOW + 4000 * DAY]), asked);
         }
-        let allows = |key: &Key| matches!(authorize(&asked, &world(key)), Decision::Allow(_));
+        let allows =
+            |key: &Key| matches!(authorize(&asked, Some(key), &world(key)), Decision::Allow(_));
         assert!(
             !allows(product) || allows(asking),
             "{method} {path} at {}: {product:#?} may, and {asking:#?} may not",
@@ -355,17 +356,16 @@ fn check_status(current: &StoredKey) {
     ] {
         assert_eq!(said.contains(&action), possible, "{action}");
     }
-    let decision = authorize(
-        &from(ipv4("203.0.113.9"), post("/v1/payouts")),
-        &world(&Key {
-            permissions: "*".to_owned(),
-            ipv4_nets: Vec::new(),
-            // An organization's key would need more to come so far.
-            account: OWNER.to_owned(),
-            kind: current.key.kind.replace("organization", "restricted"),
-            ..current.key.clone()
-        }),
-    );
+    let asking = Key {
+        permissions: "*".to_owned(),
+        ipv4_nets: Vec::new(),
+        // An organization's key would need more to come so far.
+        account: OWNER.to_owned(),
+        kind: current.key.kind.replace("organization", "restricted"),
+        ..current.key.clone()
+    };
+    let payout = from(ipv4("203.0.113.9"), post("/v1/payouts"));
+    let decision = authorize(&payout, Some(&asking), &world(&asking));
     let limited = matches!(
         decision,
         Decision::Deny(denial) if denial.code.as_deref() == Some("access_limited")

@@ -2,8 +2,7 @@
 
 use wardkey_policy::{
     contract::{
-        Account, Credential, Digest, Ipv4Net, Key, MalformedCredential, Mode, Request, Source,
-        WellFormedCredential,
+        Account, Credential, Ipv4Net, Key, Mode, PresentedCredential, Request, Source,
         lifecycle::{KeyChange, RotationRequest, RotationSchedule, StoredKey},
     },
     network,
@@ -16,9 +15,6 @@ pub(crate) const NOW: u64 = 1_893_456_000;
 
 pub(crate) const HOUR: u64 = 60 * 60;
 pub(crate) const DAY: u64 = 24 * HOUR;
-
-/// What the key of a row is looked up by.
-pub(crate) const DIGEST: Digest = (1, 2, 3, 4);
 
 /// The owner of every key that is not an organization's.
 pub(crate) const OWNER: &str = "acct_owner";
@@ -55,7 +51,7 @@ pub(crate) fn accounts() -> Vec<Account> {
 /// Returns a world with these accounts and one key.
 pub(crate) fn world(key: &Key) -> World {
     World {
-        keys: [(DIGEST, key.clone())].into(),
+        key: Some(key.clone()),
         accounts: accounts().into_iter().map(|account| (account.id.clone(), account)).collect(),
     }
 }
@@ -156,7 +152,7 @@ pub(crate) fn nets(list: &str) -> Vec<Ipv4Net> {
 /// A request with a key that has the right shape, from 203.0.113.9.
 pub(crate) fn request(method: &str, path: &str) -> Request {
     Request {
-        credential: well_formed("rk_test_", DIGEST),
+        credential: well_formed("rk_test_"),
         method: method.to_owned(),
         path: path.to_owned(),
         source: ipv4("203.0.113.9"),
@@ -208,16 +204,15 @@ pub(crate) fn presenting(credential: Credential, request: Request) -> Request {
     Request { credential, ..request }
 }
 
-pub(crate) fn well_formed(prefix: &str, digest: Digest) -> Credential {
-    Credential::WellFormed(WellFormedCredential {
+pub(crate) fn well_formed(prefix: &str) -> Credential {
+    Credential::WellFormed(PresentedCredential {
         prefix: prefix.to_owned(),
         masked: format!("{prefix}****1234"),
-        digest,
     })
 }
 
 pub(crate) fn malformed(prefix: &str) -> Credential {
-    Credential::Malformed(MalformedCredential {
+    Credential::Malformed(PresentedCredential {
         prefix: prefix.to_owned(),
         masked: format!("{prefix}****5678"),
     })

@@ -39,7 +39,7 @@ use crate::{
     path::check_path,
     question,
     scrub::scrub,
-    secret::{Digest, mint_id},
+    secret::{Digest, Presented, mint_id},
     server::Peer,
     throttle,
     usage::Endpoint,
@@ -365,6 +365,7 @@ impl Doorman {
         let context = told(headers, &STRIPE_CONTEXT)?;
         let account = told(headers, &STRIPE_ACCOUNT)?;
         let api_version = told(headers, &STRIPE_VERSION)?;
+        let digest = presented.as_ref().and_then(Presented::digest);
         let question = Question {
             credential: question::credential(presented.as_ref()),
             method: caller.parts.method.as_str(),
@@ -376,7 +377,7 @@ impl Doorman {
             now: host.clock.now(),
             attributes: &[],
         };
-        Ok(host.decider.decide(&question).await?)
+        Ok(host.decider.decide(&question, digest).await?)
     }
 
     /// Tells the audit log that a known key was refused at the door, unless that

@@ -27,7 +27,7 @@ use crate::{
     host::Host,
     question,
     scrub::scrub,
-    secret::Digest,
+    secret::{Digest, Presented},
 };
 
 /// Who may call the internal listener.
@@ -159,6 +159,7 @@ pub(super) async fn verify_request(
     let presented = asked.key.as_deref().filter(|key| !key.is_empty());
     let presented = presented.map(|key| host.cache.recognise(key, host.keys.brand.as_ref()));
     let path = scrub(&asked.path);
+    let digest = presented.as_ref().and_then(Presented::digest);
     let question = Question {
         credential: question::credential(presented.as_ref()),
         method: &method,
@@ -171,7 +172,7 @@ pub(super) async fn verify_request(
         attributes: question::attributes(host.allow_unlisted),
     };
     let explained = match asked.explain {
-        true => host.decider.explain(&question).await.map(Some),
+        true => host.decider.explain(&question, digest).await.map(Some),
         false => Ok(None),
     };
     let (decision, steps, by) = match explained {
@@ -184,7 +185,7 @@ pub(super) async fn verify_request(
         }
         // Nobody asked, or a policy that cannot say: the decision stands alone.
         Ok(None) | Err(DecideError::Engine { source: EngineError::Missing(_), .. }) => {
-            let decided = host.decider.decide(&question).await?;
+            let decided = host.decider.decide(&question, digest).await?;
             (decided.answer, None, decided.by)
         }
         Err(err) => return Err(err.into()),

@@ -15,12 +15,11 @@ use crate::{
     engine::{
         Policy,
         contract::{
-            Account, Credential, Decision, Denial, DenialClass, Grant, Ipv4Net as Net, Key,
-            MalformedCredential, Mode, Request, WellFormedCredential,
+            Account, Credential, Decision, Denial, DenialClass, Grant, Ipv4Net as Net, Key, Mode,
+            PresentedCredential, Request,
         },
     },
     question,
-    secret::Digest,
 };
 
 /// The most cases that a policy may carry: each may take its budget three times,
@@ -57,8 +56,8 @@ pub struct Unreadable(String);
 pub struct Case {
     /// What it shows, in words.
     pub name: String,
-    /// The key that is stored under the [digest](Self::digest), if one is.
-    pub key: Option<Key>,
+    /// The key that there is, whether or not the request presents its secret.
+    key: Option<Key>,
     /// The accounts that there are.
     pub accounts: Vec<Account>,
     asked: Asked,
@@ -96,10 +95,9 @@ pub(crate) fn count(policy: &Policy) -> usize {
 }
 
 impl Case {
-    /// Returns the digest that the request presents, and that the key is stored
-    /// under.
-    pub fn digest(&self) -> Digest {
-        Digest::of("the secret of a case")
+    /// Returns the key whose secret the request presents, if there is such a key.
+    pub fn presented_key(&self) -> Option<&Key> {
+        self.key.as_ref().filter(|_| matches!(self.presents, Presents::WellFormed))
     }
 
     /// Returns what the policy is asked.
@@ -111,11 +109,10 @@ impl Case {
             credential: match self.presents {
                 Presents::Nothing => Credential::Absent,
                 Presents::Malformed => {
-                    Credential::Malformed(MalformedCredential { prefix, masked })
+                    Credential::Malformed(PresentedCredential { prefix, masked })
                 }
                 Presents::WellFormed => {
-                    let digest = self.digest().to_words();
-                    Credential::WellFormed(WellFormedCredential { prefix, masked, digest })
+                    Credential::WellFormed(PresentedCredential { prefix, masked })
                 }
             },
             method,
@@ -572,7 +569,7 @@ mod tests {
         };
         assert_eq!(case.accounts, [account]);
         let request = Request {
-            credential: Credential::Malformed(MalformedCredential {
+            credential: Credential::Malformed(PresentedCredential {
                 prefix: "x_",
                 masked: "x_********",
             }),

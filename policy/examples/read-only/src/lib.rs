@@ -10,10 +10,7 @@
 wit_bindgen::generate!({ path: "../../../wit", world: "authorizer-policy" });
 
 use exports::wardkey::policy::authorizer::{Decision, Guest, Request};
-use wardkey::policy::{
-    storage::find_key,
-    types::{Credential, Denial, DenialClass, Grant, Key, Mode},
-};
+use wardkey::policy::types::{Denial, DenialClass, Grant, Key, Mode};
 
 /// The methods that change nothing.
 const READING: [&str; 3] = ["GET", "HEAD", "OPTIONS"];
@@ -21,12 +18,7 @@ const READING: [&str; 3] = ["GET", "HEAD", "OPTIONS"];
 struct ReadOnly;
 
 impl Guest for ReadOnly {
-    fn authorize(request: Request) -> Decision {
-        // The policy below has found it already, so that this costs no read.
-        let key = match request.credential {
-            Credential::WellFormed(credential) => find_key(credential.digest),
-            Credential::Absent | Credential::Malformed(_) => None,
-        };
+    fn authorize(request: Request, key: Option<Key>) -> Decision {
         let Some(key) = key else {
             return Decision::Deny(refusal(DenialClass::Unauthenticated, None, "Invalid API key."));
         };
