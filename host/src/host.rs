@@ -211,11 +211,12 @@ impl Host {
         self.worker.get_or_init(|| Worker::start(self));
     }
 
-    /// Does what is due by now: scheduled rotations, and ends of keys.
+    /// Does what is due by now: scheduled rotations, and ends of keys. With how many
+    /// of them it could not be done is in what it returns, and why in the log.
     ///
     /// # Errors
     ///
-    /// If a part of the host failed. What was not done is due the next time.
+    /// If storage does not say what is due. What was not done is due the next time.
     pub async fn run_due(&self) -> Result<worker::Seen, ApiError> {
         worker::run_due(self).await
     }

@@ -202,6 +202,31 @@ pub struct KeyFilter {
     pub limit: usize,
 }
 
+/// A part of the keys of which something is due, the longest due first.
+#[derive(Debug, Default)]
+pub struct DuePage {
+    /// Each key, or [`Damaged`](StorageError::Damaged) in its place.
+    pub keys: Vec<StorageResult<KeyRecord>>,
+    /// Where to go on. `None`: there are no more.
+    pub next: Option<DuePosition>,
+}
+
+/// How far a search for what is due has come.
+///
+/// Whoever goes on from here meets nothing twice that was not made due anew, and
+/// no key that was made since the search began: it comes to an end even where each
+/// rotation makes another key whose time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DuePosition {
+    /// Since when the last key was due, as it is stored: that of a damaged key may
+    /// be no time.
+    pub at: i64,
+    /// That key's place among all keys.
+    pub place: i64,
+    /// The place of the newest key that there was when the search began.
+    pub newest: i64,
+}
+
 /// What a batch of requests did with one key, coalesced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageMark {
@@ -537,16 +562,27 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Returns keys whose scheduled rotation is due at `now`, the longest due
     /// first, without those that have ended. Whoever notes an end takes the
-    /// schedule off, so that this need not pass over it each time.
+    /// schedule off, so that this need not pass over it each time. With `after`, it
+    /// goes on behind those that a page at the same `now` has returned, whatever
+    /// became of them.
     ///
-    /// A key that is damaged is passed over, told to the log, and not counted: it
-    /// keeps no other from its turn.
-    async fn due_rotations(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>>;
+    /// A key that is damaged is told of in its place: it keeps no other from its
+    /// turn.
+    async fn due_rotations(
+        &self,
+        now: u64,
+        after: Option<DuePosition>,
+        limit: usize,
+    ) -> StorageResult<DuePage>;
 
     /// Returns keys that have ended at `now` and whose end was not seen to, the
-    /// longest ended first. Damaged ones are passed over as with
-    /// [`due_rotations`](Self::due_rotations).
-    async fn unnoted_ends(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>>;
+    /// longest ended first, in pages as [`due_rotations`](Self::due_rotations) does.
+    async fn unnoted_ends(
+        &self,
+        now: u64,
+        after: Option<DuePosition>,
+        limit: usize,
+    ) -> StorageResult<DuePage>;
 
     /// Returns the digests of all imported keys.
     async fn imported_digests(&self) -> StorageResult<Vec<Digest>>;

@@ -255,10 +255,11 @@ fn a_log_that_was_tampered_with_is_told() {
 }
 
 #[test]
-fn the_log_names_damaged_keys_whose_turn_has_come() {
+fn the_log_names_keys_that_have_lost_their_turn_in_one_line_a_look() {
     let folder = Folder::empty();
     let host = folder.start(&[]);
     let ids: Vec<String> = (0..12).map(|_| folder.key(&["--kind", "secret"]).0).collect();
+    let refused: Vec<String> = (0..3).map(|_| folder.key(&["--kind", "secret"]).0).collect();
     let (good, _) = folder.key(&["--kind", "secret"]);
     assert!(host.terminate().success());
     {
@@ -269,21 +270,44 @@ fn the_log_names_damaged_keys_whose_turn_has_come() {
         for id in &ids {
             assert_eq!(database.execute(due, [id.as_str(), "prod"]).unwrap(), 1);
         }
-        assert_eq!(database.execute(due, [good.as_str(), "test"]).unwrap(), 1);
+        for id in refused.iter().chain([&good]) {
+            assert_eq!(database.execute(due, [id.as_str(), "test"]).unwrap(), 1);
+        }
+        for id in &refused {
+            let unknown = "UPDATE keys SET kind = 'of another policy' WHERE id = ?1";
+            assert_eq!(database.execute(unknown, [id]).unwrap(), 1);
+        }
     }
     let host = folder.start(&[]);
     wait_until("the good key is rotated", || {
         folder.json(&["keys", "show", &good])["replaced_by"].is_string()
     });
+    let failed = "what is due with these keys was not done";
+    let put_off = "the policy refused rotations, which were put off";
     let output = host.output();
-    let line = output.lines().find(|line| line.contains("stored keys are damaged"));
-    let line = line.unwrap_or_else(|| panic!("nobody is told: {output}"));
     // How many, what is wrong, and which; of many, the first.
-    for part in ["ERROR", "count=12", "unknown mode", &ids[0], &ids[9]] {
-        assert!(line.contains(part), "{part}: {line}");
-    }
-    for id in [&ids[10], &good] {
-        assert!(!line.contains(id.as_str()), "{line}");
+    for (what, parts, others) in [
+        (
+            failed,
+            ["ERROR", "count=12", "unknown mode", &ids[..10].join(" ")],
+            [&ids[10], &refused[0], &good],
+        ),
+        (
+            put_off,
+            ["WARN", "count=3", "key_kind_unknown", &refused.join(" ")],
+            [&ids[0], &ids[11], &good],
+        ),
+    ] {
+        let lines: Vec<&str> = output.lines().filter(|line| line.contains(what)).collect();
+        assert!(!lines.is_empty(), "{what}: {output}");
+        for line in lines {
+            for part in parts {
+                assert!(line.contains(part), "{part}: {line}");
+            }
+            for id in others {
+                assert!(!line.contains(id.as_str()), "{id}: {line}");
+            }
+        }
     }
     assert_no_secret(&output);
 }

@@ -22,9 +22,9 @@ use wardkey::{
     audit::AuditKey,
     secret::Digest,
     storage::{
-        AccountRecord, Activation, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry,
-        LogFilter, Mode, ObjectRecord, OrganizationRecord, Page, PolicyRecord, SealedAuditEntry,
-        Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
+        AccountRecord, Activation, AuditFilter, Change, DuePage, DuePosition, KeptReply, KeyFilter,
+        KeyRecord, LogEntry, LogFilter, Mode, ObjectRecord, OrganizationRecord, Page, PolicyRecord,
+        SealedAuditEntry, Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
     },
 };
 
@@ -182,8 +182,8 @@ pass_on! {
     find_key(id: &str) -> Option<KeyRecord>;
     list_keys(filter: KeyFilter) -> Vec<KeyRecord>;
     commit(change: Change, chain: Arc<AuditKey>) -> ();
-    due_rotations(now: u64, limit: usize) -> Vec<KeyRecord>;
-    unnoted_ends(now: u64, limit: usize) -> Vec<KeyRecord>;
+    due_rotations(now: u64, after: Option<DuePosition>, limit: usize) -> DuePage;
+    unnoted_ends(now: u64, after: Option<DuePosition>, limit: usize) -> DuePage;
     imported_digests() -> Vec<Digest>;
     sealed_secrets(after: Option<&str>, limit: usize) -> Vec<(String, Vec<u8>)>;
     replace_sealed_secrets(secrets: Vec<(String, Vec<u8>, Vec<u8>)>) -> ();

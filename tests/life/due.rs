@@ -16,7 +16,7 @@ use super::{
     DAY, Life, MINUTE,
     common::engine,
     guest::{
-        ABOUT_KEYS, ANSWER, Guest, answer, component, denial, honest, store, store_text,
+        ABOUT_KEYS, ANSWER, Guest, answer, component, denial, deny, honest, store, store_text,
         with_contract,
     },
     time,
@@ -30,31 +30,24 @@ const MORE_THAN_A_BATCH: usize = 60;
 /// A code that the bad policy refuses with.
 const NO: &str = "x-name";
 
-/// Puts a policy in force that lets in whoever the standard policy does, and
-/// refuses every rotation, with this code.
-fn put_bad_policy_in_force(life: &Life, code: Option<&str>) {
-    // A plan has numbers of eight bytes in it, and so the denial in its place
-    // begins four bytes later than that of a request.
-    const LATER: u32 = 4;
-    let code = code
-        .map(|code| store(denial::CODE + LATER, 1) + &store_text(denial::CODE + LATER + 4, code));
-    let refuse = store(0, 1)
-        + &store(denial::CLASS + LATER, 2)
-        + &code.unwrap_or_default()
-        + &store_text(denial::MESSAGE + LATER, "no")
-        + &answer();
+/// Puts a policy in force that lets in whoever the standard policy does, and does
+/// what these functions of `lifecycle` say, with anything else that is done to keys
+/// a trap.
+fn put_in_force(life: &Life, functions: &[(&str, String)]) {
+    // Zeros: everything may be seen, nothing is limited.
+    let zeros = || format!("(i32.const {})", ANSWER + 512);
     let about_keys: String = ABOUT_KEYS
         .iter()
         .map(|&name| {
-            let body = match name {
-                "rotate" => refuse.clone(),
-                // Zeros: everything may be seen, nothing is limited.
-                "visible" | "describe" => format!("(i32.const {})", ANSWER + 512),
-                _ => "unreachable".to_owned(),
+            let own = functions.iter().find(|(function, _)| *function == name);
+            let body = match own {
+                Some((_, body)) => body.clone(),
+                None if ["visible", "describe"].contains(&name) => zeros(),
+                None => "unreachable".to_owned(),
             };
             format!(
                 r#"(func (export "wardkey:policy/lifecycle@0.1.0#{name}")
-                    (param i32) (result i32) {body})"#
+                    (param $asked i32) (result i32) {body})"#
             )
         })
         .collect();
@@ -66,6 +59,25 @@ fn put_bad_policy_in_force(life: &Life, code: Option<&str>) {
     };
     let policy = engine().load(&component(&policy.module(), contract, "mine")).unwrap();
     life.host.host.policy().activate(Arc::new(policy));
+}
+
+/// Returns what refuses a rotation with this code.
+fn refuse(code: Option<&str>) -> String {
+    // A plan has numbers of eight bytes in it, and so the denial in its place
+    // begins four bytes later than that of a request.
+    const LATER: u32 = 4;
+    let code = code
+        .map(|code| store(denial::CODE + LATER, 1) + &store_text(denial::CODE + LATER + 4, code));
+    store(0, 1)
+        + &store(denial::CLASS + LATER, 2)
+        + &code.unwrap_or_default()
+        + &store_text(denial::MESSAGE + LATER, "no")
+        + &answer()
+}
+
+/// Puts a policy in force that refuses every rotation, with this code.
+fn put_bad_policy_in_force(life: &Life, code: Option<&str>) {
+    put_in_force(life, &[("rotate", refuse(code))]);
 }
 
 fn put_standard_policy_in_force(life: &Life) {
@@ -89,6 +101,24 @@ fn tamper(life: &Life, key: KeyRecord) {
     let change = Change { changed_keys: vec![key], ..Change::default() };
     let stored = life.host.storage.commit(change, Arc::new(AuditKey::generate()));
     life.host.block_on(stored).unwrap();
+}
+
+/// Stores so many keys that are like one but for what `change` makes of them.
+fn store_like(life: &Life, like: &KeyRecord, count: usize, change: fn(usize, &mut KeyRecord)) {
+    let new_keys = (0..count).map(|number| {
+        let id = format!("key_like{number}");
+        let mut key = KeyRecord { digest: Digest::of(&id), id, ..like.clone() };
+        change(number, &mut key);
+        key
+    });
+    let change = Change { new_keys: new_keys.collect(), ..Change::default() };
+    let stored = life.host.storage.commit(change, Arc::new(AuditKey::generate()));
+    life.host.block_on(stored).unwrap();
+}
+
+/// Opens the database under the host.
+fn intrude(life: &Life) -> Connection {
+    Connection::open(life.host.data_dir.database()).unwrap()
 }
 
 /// Makes a key that is rotated at this time.
@@ -211,7 +241,7 @@ fn refused_rotations_keep_nobody_from_their_turn() {
     let count = life.state().keys.len();
 
     life.host.clock.set(at + 1);
-    assert_eq!(seen(&life), Seen { rotations: refused.len() + 1, ends: 0 });
+    assert_eq!(seen(&life), Seen { rotations: refused.len() + 1, ..Seen::default() });
     assert!(life.stored(&good.id).replaced_by.is_some(), "it had to wait for the others");
     assert_eq!(life.state().keys.len(), count + 1, "one of the others was rotated");
     for (id, code) in &refused {
@@ -298,21 +328,16 @@ fn damaged_keys_keep_no_others_from_their_turn() {
     let with_end = json!({ "kind": "secret", "livemode": true, "expires_at": time(ends) });
     let (ending, rotated) = (life.make(with_end), scheduled(&life, at));
     // As many as that one whose rotation is due first, and whose end is.
-    let like = life.stored(&damaged.id);
-    let new_keys = (0..2 * MORE_THAN_A_BATCH).map(|number| KeyRecord {
-        id: format!("key_damaged{number}"),
-        digest: Digest::of(&number.to_string()),
-        ends_at: (number % 2 == 0).then_some(ends - 1),
-        rotation: like.rotation.clone().filter(|_| number % 2 == 1),
-        ..like.clone()
+    let like = KeyRecord { ends_at: Some(ends - 1), ..life.stored(&damaged.id) };
+    store_like(&life, &like, 2 * MORE_THAN_A_BATCH, |number, key| {
+        let has_end = number % 2 == 0;
+        key.ends_at.take_if(|_| !has_end);
+        key.rotation.take_if(|_| has_end);
     });
-    let change = Change { new_keys: new_keys.collect(), ..Change::default() };
-    let stored = life.host.storage.commit(change, Arc::new(AuditKey::generate()));
-    life.host.block_on(stored).unwrap();
-    let database = Connection::open(life.host.data_dir.database()).unwrap();
+    let database = intrude(&life);
     database.pragma_update(None, "ignore_check_constraints", true).unwrap();
     let damage = |mode: &str| {
-        let sql = "UPDATE keys SET mode = ?1 WHERE id LIKE 'key_damaged%' OR id = ?2";
+        let sql = "UPDATE keys SET mode = ?1 WHERE id LIKE 'key_like%' OR id = ?2";
         assert_eq!(database.execute(sql, [mode, &damaged.id]).unwrap(), 2 * MORE_THAN_A_BATCH + 1);
     };
     damage("prod");
@@ -323,16 +348,127 @@ fn damaged_keys_keep_no_others_from_their_turn() {
     };
 
     life.host.clock.set(ends);
-    assert_eq!(seen(&life), Seen { rotations: 1, ends: 1 });
+    let failed = 2 * MORE_THAN_A_BATCH + 1;
+    assert_eq!(seen(&life), Seen { rotations: 1, ends: 1, failed });
     assert!(life.stored(&ending.id).end_noted);
     assert!(life.stored(&rotated.id).replaced_by.is_some());
     assert_eq!(usize::try_from(untouched()), Ok(2 * MORE_THAN_A_BATCH + 1));
-    // What is passed over there lets nobody in here.
+    // What keeps nobody from their turn there lets nobody in here.
     assert_eq!(life.used(&damaged.secret), "500 internal");
-    assert_eq!(seen(&life), Seen::default());
+    assert_eq!(seen(&life), Seen { failed, ..Seen::default() });
 
     // Mended, they have their turn.
     damage("live");
-    assert_eq!(seen(&life), Seen { rotations: MORE_THAN_A_BATCH + 1, ends: MORE_THAN_A_BATCH });
+    let (rotations, ends) = (MORE_THAN_A_BATCH + 1, MORE_THAN_A_BATCH);
+    assert_eq!(seen(&life), Seen { rotations, ends, failed: 0 });
     assert!(life.stored(&damaged.id).replaced_by.is_some());
+}
+
+/// What keys are called with which nothing can be done.
+const FAILING: &str = "a key that fails";
+
+#[test]
+fn keys_that_a_policy_fails_on_keep_no_others_from_their_turn() {
+    let life = Life::start();
+    let at = life.host.clock.now() + DAY;
+    let good = scheduled(&life, at);
+    let like = life.stored(&good.id);
+    store_like(&life, &like, MORE_THAN_A_BATCH, |_, key| {
+        key.name = FAILING.to_owned();
+        key.rotation.iter_mut().for_each(|rotation| rotation.at -= 1);
+    });
+    // Where the length of the key's name is in what is asked: behind the caller.
+    const NAME_LEN: u32 = 268;
+    let trap = format!(
+        "(if (i32.eq (i32.load offset={NAME_LEN} (local.get $asked)) (i32.const {})) \
+         (then unreachable))",
+        FAILING.len()
+    );
+    put_in_force(&life, &[("rotate", trap + &refuse(Some(NO)))]);
+
+    let failed = MORE_THAN_A_BATCH;
+    life.host.clock.set(at);
+    // The good one is refused by a policy that does answer: this is its turn.
+    assert_eq!(seen(&life), Seen { rotations: 1, failed, ends: 0 });
+    assert_eq!(life.stored(&good.id).rotation.map(|rotation| rotation.at), Some(at + HOUR));
+    assert_eq!(seen(&life), Seen { failed, ..Seen::default() });
+    life.host.clock.set(at + HOUR);
+    assert_eq!(seen(&life), Seen { rotations: 1, failed, ends: 0 });
+
+    put_standard_policy_in_force(&life);
+    life.host.clock.set(at + 2 * HOUR);
+    assert_eq!(seen(&life), Seen { rotations: MORE_THAN_A_BATCH + 1, ..Seen::default() });
+    assert!(life.stored(&good.id).replaced_by.is_some());
+    assert_eq!(seen(&life), Seen::default());
+}
+
+#[test]
+fn keys_that_storage_does_not_change_keep_no_others_from_their_turn() {
+    let life = Life::start();
+    let (at, ends) = (life.host.clock.now() + DAY, life.host.clock.now() + 2 * DAY);
+    let with_end = json!({ "kind": "secret", "livemode": true, "expires_at": time(ends) });
+    let (ending, rotated) = (life.make(with_end), scheduled(&life, at));
+    let like = KeyRecord { ends_at: Some(ends - 1), ..life.stored(&rotated.id) };
+    store_like(&life, &like, 2 * MORE_THAN_A_BATCH, |number, key| {
+        let has_end = number % 2 == 0;
+        key.name = FAILING.to_owned();
+        key.ends_at.take_if(|_| !has_end);
+        key.rotation.take_if(|_| has_end);
+        key.rotation.iter_mut().for_each(|rotation| rotation.at -= 1);
+    });
+    let database = intrude(&life);
+    let guard = format!(
+        "CREATE TRIGGER failing BEFORE UPDATE ON keys WHEN OLD.name = '{FAILING}' \
+         BEGIN SELECT RAISE(ABORT, 'a bad block'); END"
+    );
+    database.execute_batch(&guard).unwrap();
+
+    let failed = 2 * MORE_THAN_A_BATCH;
+    life.host.clock.set(ends);
+    assert_eq!(seen(&life), Seen { rotations: 1, ends: 1, failed });
+    assert!(life.stored(&ending.id).end_noted);
+    assert!(life.stored(&rotated.id).replaced_by.is_some());
+    assert_eq!(seen(&life), Seen { failed, ..Seen::default() });
+
+    database.execute_batch("DROP TRIGGER failing").unwrap();
+    let (rotations, ends) = (MORE_THAN_A_BATCH, MORE_THAN_A_BATCH);
+    assert_eq!(seen(&life), Seen { rotations, ends, failed: 0 });
+    assert_eq!(seen(&life), Seen::default());
+}
+
+#[test]
+fn a_replacement_that_is_due_at_once_has_its_turn_in_the_next_look() {
+    let life = Life::start();
+    let at = life.host.clock.now() + DAY;
+    let like = life.stored(&scheduled(&life, at).id);
+    store_like(&life, &like, MORE_THAN_A_BATCH - 1, |_, _| {});
+    // As if the policy had planned that; up to a number of keys, so that a look
+    // without end has one here.
+    let plan = format!(
+        "CREATE TRIGGER plan AFTER INSERT ON keys \
+         WHEN NEW.replaces IS NOT NULL AND (SELECT count(*) FROM keys) < 1000 BEGIN \
+         UPDATE keys SET rotate_at = {}, rotate_overlap_minutes = 0 WHERE id = NEW.id; END",
+        at + 1
+    );
+    intrude(&life).execute_batch(&plan).unwrap();
+    life.host.clock.set(at + 1);
+    for look in 0..3 {
+        let expected = Seen { rotations: MORE_THAN_A_BATCH, ..Seen::default() };
+        assert_eq!(seen(&life), expected, "{look}");
+    }
+}
+
+#[test]
+fn a_scheduled_rotation_does_not_hang_on_what_may_be_seen() {
+    let life = Life::start();
+    for visible in [deny(), "unreachable".to_owned()] {
+        let at = life.host.clock.now() + DAY;
+        put_standard_policy_in_force(&life);
+        let key = scheduled(&life, at);
+        put_in_force(&life, &[("rotate", refuse(Some(NO))), ("visible", visible.clone())]);
+        life.host.clock.set(at);
+        assert_eq!(seen(&life).failed, 0, "{visible}");
+        let put_off = life.stored(&key.id).rotation.map(|rotation| rotation.at);
+        assert_eq!(put_off, Some(at + HOUR), "{visible}");
+    }
 }

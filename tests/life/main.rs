@@ -196,7 +196,8 @@ impl Life {
     #[track_caller]
     fn wait_until(&self, now: u64) {
         self.host.clock.set(now);
-        self.host.block_on(self.host.host.run_due()).unwrap();
+        let seen = self.host.block_on(self.host.host.run_due()).unwrap();
+        assert_eq!(seen.failed, 0, "what was due could not be done");
     }
 
     /// Returns the key as it is stored.

@@ -21,17 +21,18 @@ const PUT_OFF_SECS: u64 = 60 * 60;
 impl Keys {
     /// Rotates a key if its schedule says so by now. A rotation that the policy
     /// refuses is put off, however often: another policy may allow it, and nobody
-    /// misses a schedule that was lost.
-    pub(crate) async fn rotate_if_due(&self, id: &str) -> Result<(), ApiError> {
+    /// misses a schedule that was lost. Returns the code of that refusal.
+    pub(crate) async fn rotate_if_due(&self, id: &str) -> Result<Option<String>, ApiError> {
         let ask = Ask::by(Actor::Platform);
         for _ in 0..MAX_TRIES {
-            let current = self.find(&ask, id).await?;
+            // Not by way of what its caller may see: nobody has asked for it.
+            let Some(current) = self.storage.find_key(id).await? else { return Ok(None) };
             let _sealing = self.sealing.read().await;
             let now = self.clock.now();
             let Some(schedule) = current.rotation.as_ref().filter(|schedule| schedule.at <= now)
             else {
                 // Somebody else was faster, or has put it off.
-                return Ok(());
+                return Ok(None);
             };
             let wanted = RotateKey {
                 expire_current_key_in_minutes: schedule.expire_current_in_minutes,
@@ -40,11 +41,13 @@ impl Keys {
             let stored = match self.plan_rotation(&ask, &current, &wanted, now) {
                 Ok(planned) => {
                     // Its secret is kept by the vault alone: nobody has seen it.
-                    self.store_changed(&ask, "api_key.rotated", &current, planned).await.map(drop)
+                    let stored = self.store_changed(&ask, "api_key.rotated", &current, planned);
+                    stored.await.map(|_| None)
                 }
                 Err(NoPlan::Denied(denial)) => {
                     let code = ApiError::from(denial).refusal().unwrap_or_default();
-                    self.put_off_rotation(&ask, &current, schedule, now, &code).await
+                    let stored = self.put_off_rotation(&ask, &current, schedule, now, &code);
+                    stored.await.map(|()| Some(code))
                 }
                 Err(NoPlan::Failed(err)) => Err(err),
             };
@@ -54,7 +57,7 @@ impl Keys {
             }
         }
         // It is still due the next time.
-        Ok(())
+        Ok(None)
     }
 
     /// Sets a schedule to a later time, counted from now: a host that was away for
@@ -75,9 +78,7 @@ impl Keys {
         let entry = journal::put_off(ask, self.clock.now_ms(), current, &after, code);
         let change =
             Change { changed_keys: vec![changed], audit: vec![entry], ..Change::default() };
-        self.commit(change).await?;
-        tracing::warn!(key = current.id, code, "the policy refused a rotation, which was put off");
-        Ok(())
+        self.commit(change).await
     }
 
     /// Sees to the end of a key that has ended by itself: forgets its secret and

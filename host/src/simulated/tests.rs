@@ -18,9 +18,9 @@ use crate::{
     audit::AuditKey,
     secret::Digest,
     storage::{
-        AccountRecord, Activation, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry,
-        LogFilter, ObjectRecord, OrganizationRecord, Page, PolicyRecord, SealedAuditEntry,
-        StorageResult, UsageMark,
+        AccountRecord, Activation, AuditFilter, Change, DuePage, DuePosition, KeptReply, KeyFilter,
+        KeyRecord, LogEntry, LogFilter, ObjectRecord, OrganizationRecord, Page, PolicyRecord,
+        SealedAuditEntry, StorageResult, UsageMark,
     },
 };
 
@@ -791,11 +791,21 @@ impl Storage for Memory {
         unreachable!()
     }
 
-    async fn due_rotations(&self, _: u64, _: usize) -> StorageResult<Vec<KeyRecord>> {
+    async fn due_rotations(
+        &self,
+        _: u64,
+        _: Option<DuePosition>,
+        _: usize,
+    ) -> StorageResult<DuePage> {
         unreachable!()
     }
 
-    async fn unnoted_ends(&self, _: u64, _: usize) -> StorageResult<Vec<KeyRecord>> {
+    async fn unnoted_ends(
+        &self,
+        _: u64,
+        _: Option<DuePosition>,
+        _: usize,
+    ) -> StorageResult<DuePage> {
         unreachable!()
     }
 

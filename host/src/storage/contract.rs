@@ -33,6 +33,7 @@ macro_rules! storage_contract {
             the_audit_log_is_one_chain,
             the_audit_log_is_listed_in_both_directions,
             rotations_are_due_longest_first,
+            what_is_due_is_found_page_by_page,
             ends_are_noted_once,
             imported_digests_are_those_of_imported_keys,
             sealed_secrets_are_replaced_where_they_are_as_read,
@@ -760,14 +761,92 @@ pub(crate) async fn rotations_are_due_longest_first(storage: Shared) {
         (30, 9, "2 1 5"),
         (u64::MAX, 0, ""),
     ] {
-        let found = storage.due_rotations(now, limit).await.unwrap();
+        let found = storage.due_rotations(now, None, limit).await.unwrap();
         assert_eq!(numbers(&found), expected, "{now} {limit}");
     }
 }
 
-fn numbers(keys: &[KeyRecord]) -> String {
-    let numbers: Vec<_> = keys.iter().map(|key| key.id.trim_start_matches("key_")).collect();
+fn numbers(found: &DuePage) -> String {
+    let keys = found.keys.iter().flatten();
+    let numbers: Vec<_> = keys.map(|key| key.id.trim_start_matches("key_")).collect();
     numbers.join(" ")
+}
+
+/// Returns all rotations, or else all ends, that are due, page by page.
+pub(crate) async fn due(
+    storage: &dyn Storage,
+    rotations: bool,
+    now: u64,
+    limit: usize,
+) -> Vec<DuePage> {
+    let (mut pages, mut after) = (Vec::new(), None);
+    loop {
+        let page = match rotations {
+            true => storage.due_rotations(now, after, limit).await.unwrap(),
+            false => storage.unnoted_ends(now, after, limit).await.unwrap(),
+        };
+        after = page.next;
+        pages.push(page);
+        assert!(pages.len() < 1_000, "there is no end of it");
+        if after.is_none() {
+            return pages;
+        }
+    }
+}
+
+pub(crate) async fn what_is_due_is_found_page_by_page(storage: Shared) {
+    let scheduled = |at| {
+        let rotation = RotationSchedule { at, every_days: None, expire_current_in_minutes: 0 };
+        KeyRecord { rotation: Some(rotation), ..bare_key(0) }
+    };
+    let ending = |at| KeyRecord { ends_at: Some(at), ..bare_key(0) };
+    let numbered =
+        |number, key| KeyRecord { id: bare_key(number).id, digest: digest(number), ..key };
+    for (number, at) in [(1, 20), (2, 10), (3, 10), (4, 30), (5, 10), (6, 20)] {
+        create_key(&*storage, numbered(number, scheduled(at))).await.unwrap();
+        create_key(&*storage, numbered(number + 10, ending(at))).await.unwrap();
+    }
+    for (limit, rotations, ends) in [
+        (1, "2 / 3 / 5 / 1 / 6 / 4 / ", "12 / 13 / 15 / 11 / 16 / 14 / "),
+        (2, "2 3 / 5 1 / 6 4 / ", "12 13 / 15 11 / 16 14 / "),
+        (4, "2 3 5 1 / 6 4", "12 13 15 11 / 16 14"),
+        (9, "2 3 5 1 6 4", "12 13 15 11 16 14"),
+    ] {
+        for (is_rotation, expected) in [(true, rotations), (false, ends)] {
+            let pages = due(&*storage, is_rotation, 30, limit).await;
+            let pages: Vec<_> = pages.iter().map(numbers).collect();
+            assert_eq!(pages.join(" / "), expected, "{limit}");
+        }
+    }
+
+    // Whatever becomes of what was found, and of what is behind it.
+    let first = storage.due_rotations(30, None, 2).await.unwrap();
+    let ended = storage.unnoted_ends(30, None, 2).await.unwrap();
+    let find = async |number| storage.find_key(&bare_key(number).id).await.unwrap().unwrap();
+    let at = |key: KeyRecord, at| KeyRecord { rotation: scheduled(at).rotation, ..key };
+    let changed_keys = vec![
+        KeyRecord { rotation: None, ..find(3).await },
+        at(find(2).await, 31),
+        KeyRecord { rotation: None, ..find(1).await },
+        KeyRecord { end_noted: true, ..find(13).await },
+        KeyRecord { end_noted: true, ..find(11).await },
+    ];
+    // Made by a search, with what is due at once.
+    let new_keys = vec![
+        numbered(7, scheduled(10)),
+        numbered(8, scheduled(25)),
+        numbered(17, ending(10)),
+        numbered(18, ending(25)),
+    ];
+    commit(&*storage, Change { changed_keys, new_keys, ..Change::default() }).await.unwrap();
+    let found = storage.due_rotations(30, first.next, 9).await.unwrap();
+    assert_eq!(numbers(&found), "5 6 4");
+    let found = storage.unnoted_ends(30, ended.next, 9).await.unwrap();
+    assert_eq!(numbers(&found), "15 16 14");
+    let found = storage.due_rotations(30, None, 9).await.unwrap();
+    assert_eq!(numbers(&found), "5 7 6 8 4");
+    let found = storage.unnoted_ends(30, None, 9).await.unwrap();
+    assert_eq!(numbers(&found), "12 15 17 16 18 14");
 }
 
 pub(crate) async fn ends_are_noted_once(storage: Shared) {
@@ -778,7 +857,7 @@ pub(crate) async fn ends_are_noted_once(storage: Shared) {
         create_key(&*storage, key).await.unwrap();
     }
     let check = async |now, limit, expected: &str| {
-        let found = storage.unnoted_ends(now, limit).await.unwrap();
+        let found = storage.unnoted_ends(now, None, limit).await.unwrap();
         assert_eq!(numbers(&found), expected, "{now} {limit}");
         found
     };
@@ -786,7 +865,8 @@ pub(crate) async fn ends_are_noted_once(storage: Shared) {
     check(10, 9, "2").await;
     check(20, 1, "2").await;
     let both = check(20, 9, "2 1").await;
-    let noted = KeyRecord { end_noted: true, ..both[0].clone() };
+    let first = both.keys.into_iter().flatten().next().unwrap();
+    let noted = KeyRecord { end_noted: true, ..first };
     commit(&*storage, Change { changed_keys: vec![noted], ..Change::default() }).await.unwrap();
     check(u64::MAX, 9, "1").await;
 }

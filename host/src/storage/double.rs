@@ -113,11 +113,21 @@ impl Storage for GatedStorage {
         not_kept()
     }
 
-    async fn due_rotations(&self, _: u64, _: usize) -> StorageResult<Vec<KeyRecord>> {
+    async fn due_rotations(
+        &self,
+        _: u64,
+        _: Option<DuePosition>,
+        _: usize,
+    ) -> StorageResult<DuePage> {
         not_kept()
     }
 
-    async fn unnoted_ends(&self, _: u64, _: usize) -> StorageResult<Vec<KeyRecord>> {
+    async fn unnoted_ends(
+        &self,
+        _: u64,
+        _: Option<DuePosition>,
+        _: usize,
+    ) -> StorageResult<DuePage> {
         not_kept()
     }
 

@@ -9,9 +9,9 @@
 //! - Everything but the request log, and what is dropped for its age, is on the
 //!   disk before `Ok` is returned.
 //! - A record that does not decode is [`StorageError::Damaged`], never skipped
-//!   and never filled in: a key that lost its restrictions must not be used. Only
-//!   where the host looks for what is due is it passed over: there, it would keep
-//!   all others from their turn, and nobody is let in by what is found.
+//!   and never filled in: a key that lost its restrictions must not be used. Where
+//!   the host looks for what is due, it is that in its place, as it must not keep
+//!   the others from their turn.
 
 use std::{
     error::Error,
@@ -25,9 +25,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ffi};
 
 use self::connections::{Durability, Readers, Writer};
 use super::{
-    AccountRecord, Activation, AuditFilter, Change, KeptReply, KeyFilter, KeyRecord, LogEntry,
-    LogFilter, Mode, ObjectRecord, OrganizationRecord, Page, PolicyRecord, SealedAuditEntry,
-    Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
+    AccountRecord, Activation, AuditFilter, Change, DuePage, DuePosition, KeptReply, KeyFilter,
+    KeyRecord, LogEntry, LogFilter, Mode, ObjectRecord, OrganizationRecord, Page, PolicyRecord,
+    SealedAuditEntry, Storage, StorageError, StorageResult, StoredAnswer, UsageMark,
 };
 use crate::{audit::AuditKey, secret::Digest};
 
@@ -194,12 +194,22 @@ impl Storage for SqliteStorage {
         self.write(move |tx| commit::commit(tx, &change, &chain)).await
     }
 
-    async fn due_rotations(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>> {
-        self.read(move |db| keys::due_rotations(db, now, limit)).await
+    async fn due_rotations(
+        &self,
+        now: u64,
+        after: Option<DuePosition>,
+        limit: usize,
+    ) -> StorageResult<DuePage> {
+        self.read(move |db| keys::ROTATIONS.find(db, now, after, limit)).await
     }
 
-    async fn unnoted_ends(&self, now: u64, limit: usize) -> StorageResult<Vec<KeyRecord>> {
-        self.read(move |db| keys::unnoted_ends(db, now, limit)).await
+    async fn unnoted_ends(
+        &self,
+        now: u64,
+        after: Option<DuePosition>,
+        limit: usize,
+    ) -> StorageResult<DuePage> {
+        self.read(move |db| keys::ENDS.find(db, now, after, limit)).await
     }
 
     async fn imported_digests(&self) -> StorageResult<Vec<Digest>> {
@@ -685,7 +695,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn damaged_keys_keep_no_others_from_what_is_due() {
+    async fn a_damaged_key_that_is_due_is_told_of_in_its_place() {
         // How many are damaged of those that are due first, and in which way.
         let rows = [
             (1, "mode = 'prod'"),
@@ -707,17 +717,31 @@ mod tests {
             let sql = format!("UPDATE keys SET {damage} WHERE seq <= {damaged}");
             intrude(&dir).execute_batch(&sql).unwrap();
 
-            for (limit, expected) in [(0, 0), (1, 1), (2, 2), (3, 3), (99, 3)] {
-                let expected: Vec<_> =
-                    (1..=expected).map(|more| format!("key_{}", damaged + more)).collect();
-                let ids = |found: Vec<KeyRecord>| -> Vec<String> {
-                    found.into_iter().map(|key| key.id).collect()
-                };
+            let expected: Vec<_> = (1..=damaged)
+                .map(|number| match damage.starts_with("id") {
+                    true => "damaged: ".to_owned(),
+                    false => format!("damaged: key_{number}"),
+                })
+                .chain((1..=3).map(|more| format!("key_{}", damaged + more)))
+                .collect();
+            let told = |found: &StorageResult<KeyRecord>| match found {
+                Ok(key) => key.id.clone(),
+                Err(StorageError::Damaged { id, .. }) => format!("damaged: {id}"),
+                Err(err) => panic!("{damage}: {err}"),
+            };
+            for limit in [1, 2, 3, 99] {
                 // All rotations are due by then, and no end; and then all ends.
-                let rotations = storage.due_rotations(1_999, limit).await.unwrap();
-                assert_eq!(ids(rotations), expected, "{damage}, {limit}");
-                let ends = storage.unnoted_ends(2_999, limit).await.unwrap();
-                assert_eq!(ids(ends), expected, "{damage}, {limit}");
+                for (is_rotation, now) in [(true, 1_999), (false, 2_999)] {
+                    let pages = contract::due(&storage, is_rotation, now, limit).await;
+                    let found: Vec<_> =
+                        pages.iter().flat_map(|page| &page.keys).map(told).collect();
+                    // What has ended, if at no time, is not rotated.
+                    let passed = match is_rotation && damage.starts_with("ends_at") {
+                        true => damaged as usize,
+                        false => 0,
+                    };
+                    assert_eq!(found, expected[passed..], "{damage}, {limit}");
+                }
             }
             // Whoever may be let in by what is found is told.
             let all = KeyFilter { limit: 999, ..KeyFilter::default() };
@@ -1117,8 +1141,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(open(&dir));
         let rows = [
-            (keys::due_query(keys::DUE_ROTATION), "USING INDEX keys_by_rotation (rotate_at<?)"),
-            (keys::due_query(keys::UNNOTED_END), "USING INDEX keys_by_unnoted_end (ends_at<?)"),
+            (keys::ROTATIONS.query(), "USING INDEX keys_by_rotation (rotate_at>? AND rotate_at<?)"),
+            (keys::ENDS.query(), "USING INDEX keys_by_unnoted_end (ends_at>? AND ends_at<?)"),
             (
                 "SELECT digest FROM keys WHERE imported = 1".to_owned(),
                 "USING COVERING INDEX keys_imported",

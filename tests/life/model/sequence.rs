@@ -428,7 +428,7 @@ impl Run {
         if due {
             let first = self.model.keys.len();
             let (ends, rotations, rotated) = self.model.run_due(world.now);
-            self.seen = Seen { ends, rotations };
+            self.seen = Seen { ends, rotations, failed: 0 };
             for (made, place) in (first..).zip(rotated) {
                 let id = self.model.keys[place].id.clone();
                 let found = world.storage.find_key(&id).await.unwrap().unwrap();

@@ -1,9 +1,6 @@
 //! Keys, and the accounts and organizations that own them.
 
-use std::{
-    error::Error,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use rusqlite::{Connection, Row, Statement, ToSql, Transaction, named_params, params};
 
@@ -11,8 +8,8 @@ use super::{Source, damaged, digest_from_sql, digest_to_sql, insert_error, sql_l
 use crate::{
     secret::Digest,
     storage::{
-        AccountRecord, Ipv4Network, KeyFilter, KeyRecord, LastUse, Mode, OrganizationRecord,
-        RotationSchedule, StorageError, StorageResult, UsageMark,
+        AccountRecord, DuePage, DuePosition, Ipv4Network, KeyFilter, KeyRecord, LastUse, Mode,
+        OrganizationRecord, RotationSchedule, StorageError, StorageResult, UsageMark,
     },
 };
 
@@ -210,71 +207,65 @@ fn write(
     statement.raw_execute().map_err(|err| insert_error(&key.id, err))
 }
 
-/// Returns the query for keys of which something is due. The condition ends with
-/// an order, and has the time as its one parameter.
-///
-/// Without a limit: how many rows have to be read for so many keys is not known,
-/// as damaged ones are passed over. No more are read than are taken.
-pub(super) fn due_query(condition: &str) -> String {
-    format!("SELECT {KEY_COLUMNS} FROM keys WHERE {condition}, seq")
+/// What may be due with a key.
+pub(super) struct Due {
+    /// The column with the time.
+    at: &'static str,
+    /// Which keys count at all. `?1` is the time now.
+    only: &'static str,
 }
 
-/// Returns keys of which something is due, and passes over those that are damaged:
-/// they are due for as long as nobody mends them, and before all others at that.
-fn due(
-    connection: &Connection,
-    condition: &str,
-    now: u64,
-    limit: usize,
-) -> StorageResult<Vec<KeyRecord>> {
-    let mut statement = connection.prepare_cached(&due_query(condition))?;
-    let mut rows = statement.query([to_sql_int(now)])?;
-    let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
-    while keys.len() < limit
-        && let Some(row) = rows.next()?
-    {
-        match read_key(row) {
-            Ok(key) => keys.push(key),
-            Err(err) => passed_over.push((row.get(0).unwrap_or_default(), err)),
-        }
+/// Rotations that were scheduled.
+pub(super) const ROTATIONS: Due =
+    Due { at: "rotate_at", only: "(ends_at IS NULL OR ends_at > ?1)" };
+/// Ends that nobody has seen to.
+pub(super) const ENDS: Due = Due { at: "ends_at", only: "end_noted = 0" };
+
+impl Due {
+    pub(super) fn query(&self) -> String {
+        let Self { at, only } = self;
+        // An index ends with `seq` in any case: this is its order.
+        format!(
+            "SELECT {KEY_COLUMNS}, {at}, seq FROM keys WHERE {at} <= ?1 AND {only} \
+             AND ({at}, seq) > (?2, ?3) AND seq <= ?4 ORDER BY {at}, seq LIMIT ?5"
+        )
     }
-    tell_of(&passed_over);
-    Ok(keys)
-}
 
-/// Tells the log of damaged keys, in one line: this is asked every second.
-fn tell_of(damaged: &[(String, Source)]) {
-    const NAMED: usize = 10;
-    let Some((_, error)) = damaged.first() else { return };
-    let ids: Vec<&str> = damaged.iter().take(NAMED).map(|(id, _)| id.as_str()).collect();
-    tracing::error!(
-        count = damaged.len(),
-        keys = ids.join(" "),
-        error = &**error as &dyn Error,
-        "stored keys are damaged: nothing that is due with them is done"
-    );
-}
-
-/// What is due for [`due_rotations`], and in which order.
-pub(super) const DUE_ROTATION: &str =
-    "rotate_at <= ?1 AND (ends_at IS NULL OR ends_at > ?1) ORDER BY rotate_at";
-/// What is due for [`unnoted_ends`], and in which order.
-pub(super) const UNNOTED_END: &str = "ends_at <= ?1 AND end_noted = 0 ORDER BY ends_at";
-
-pub(super) fn due_rotations(
-    connection: &Connection,
-    now: u64,
-    limit: usize,
-) -> StorageResult<Vec<KeyRecord>> {
-    due(connection, DUE_ROTATION, now, limit)
-}
-
-pub(super) fn unnoted_ends(
-    connection: &Connection,
-    now: u64,
-    limit: usize,
-) -> StorageResult<Vec<KeyRecord>> {
-    due(connection, UNNOTED_END, now, limit)
+    pub(super) fn find(
+        &self,
+        connection: &Connection,
+        now: u64,
+        after: Option<DuePosition>,
+        limit: usize,
+    ) -> StorageResult<DuePage> {
+        // Behind the columns of a key.
+        const AT: usize = 30;
+        let after = match after {
+            Some(after) => after,
+            None => DuePosition {
+                at: i64::MIN,
+                place: i64::MIN,
+                newest: connection
+                    .prepare_cached("SELECT ifnull(max(seq), 0) FROM keys")?
+                    .query_row([], |row| row.get(0))?,
+            },
+        };
+        let mut statement = connection.prepare_cached(&self.query())?;
+        let mut rows = statement.query(params![
+            to_sql_int(now),
+            after.at,
+            after.place,
+            after.newest,
+            sql_limit(limit)
+        ])?;
+        let (mut keys, mut last) = (Vec::new(), None);
+        while let Some(row) = rows.next()? {
+            keys.push(decode_key(row));
+            last = Some(DuePosition { at: row.get(AT)?, place: row.get(AT + 1)?, ..after });
+        }
+        let next = last.filter(|_| keys.len() == limit);
+        Ok(DuePage { keys, next })
+    }
 }
 
 pub(super) fn imported_digests(connection: &Connection) -> StorageResult<Vec<Digest>> {
