@@ -38,6 +38,7 @@ use crate::{
 };
 
 mod activation;
+mod canary;
 mod history;
 mod loaded;
 mod shadowing;

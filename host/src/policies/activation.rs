@@ -1,4 +1,5 @@
-//! Putting policies in force: for everybody, for a share, and back again.
+//! Putting policies in force, and going back: what is wanted is found, loaded,
+//! tried, stored and swapped, whoever wants it and for how many.
 
 use std::sync::Arc;
 
@@ -41,15 +42,15 @@ pub struct Activate {
 }
 
 /// What is to be in force, found and not yet loaded.
-struct Wanted {
-    policy: PolicyRecord,
-    overlays: Vec<PolicyRecord>,
-    canary: Option<(PolicyRecord, Share, CanaryBy)>,
-    min_revision: u64,
-    reason: &'static str,
-    action: &'static str,
+pub(super) struct Wanted {
+    pub(super) policy: PolicyRecord,
+    pub(super) overlays: Vec<PolicyRecord>,
+    pub(super) canary: Option<(PolicyRecord, Share, CanaryBy)>,
+    pub(super) min_revision: u64,
+    pub(super) reason: &'static str,
+    pub(super) action: &'static str,
     /// Why the host does it by itself.
-    breach: Option<Breach>,
+    pub(super) breach: Option<Breach>,
 }
 
 impl Wanted {
@@ -167,77 +168,6 @@ impl Policies {
             .await
     }
 
-    /// Has a policy decide for a share of the keys or accounts, on the overlays that
-    /// there are. Once more with another share raises it, or lowers it.
-    ///
-    /// # Errors
-    ///
-    /// If it is in force for everybody, retired, older than what was in force, or
-    /// fails.
-    pub async fn canary(
-        &self,
-        ask: &Ask,
-        name: &str,
-        share: Share,
-        by: CanaryBy,
-    ) -> Result<Listed, ApiError> {
-        const ACTION: &str = "policy.canary";
-        self.keys
-            .audited(ask, ACTION, Some(name), async {
-                let mut highest = self.activating.lock().await;
-                let canary = self.named(name).await?.record;
-                let stored = self.stored().await?;
-                if canary.digest == stored.policy {
-                    let message = "this policy is in force for everybody";
-                    return Err(ApiError::Conflict(message.to_owned()));
-                }
-                self.highest(&mut highest).await?.check(&stored, &canary, &[])?;
-                let (policy, overlays) = self.stack_records(&stored).await?;
-                let wanted = Wanted {
-                    policy,
-                    overlays,
-                    canary: Some((canary.clone(), share, by)),
-                    min_revision: self.last().await?.map_or(0, |last| last.min_revision),
-                    reason: "canary",
-                    action: ACTION,
-                    breach: None,
-                };
-                let stable = self.put_in_force(ask, wanted, &mut highest).await?;
-                let signed_by = self.trust.signer_of(&canary);
-                Ok(Listed { record: canary, state: State::Canary, signed_by, ..stable })
-            })
-            .await
-    }
-
-    /// Ends a canary: what decides for the others decides for all. To put the canary
-    /// in force for all is an activation.
-    ///
-    /// # Errors
-    ///
-    /// If there is none.
-    pub async fn end_canary(&self, ask: &Ask) -> Result<Listed, ApiError> {
-        const ACTION: &str = "policy.canary_ended";
-        self.keys
-            .audited(ask, ACTION, None, async {
-                let mut highest = self.activating.lock().await;
-                let last = self.last().await?.filter(|last| last.canary.is_some());
-                let none = || ApiError::Conflict("there is no canary".to_owned());
-                let last = last.ok_or_else(none)?;
-                let (policy, overlays) = self.stack_records(&StackDigests::of(&last)).await?;
-                let wanted = Wanted {
-                    policy,
-                    overlays,
-                    canary: None,
-                    min_revision: last.min_revision,
-                    reason: "canary ended",
-                    action: ACTION,
-                    breach: None,
-                };
-                self.put_in_force(ask, wanted, &mut highest).await
-            })
-            .await
-    }
-
     /// Goes back from a stack that fails: from a canary to what decides for the
     /// others, else to the nearest stack before it that loads, passes its trial, is
     /// not below the revision that the activation named, and takes no overlay away:
@@ -323,7 +253,7 @@ impl Policies {
     }
 
     /// Reads, tries, stores and swaps, in this order.
-    async fn put_in_force(
+    pub(super) async fn put_in_force(
         &self,
         ask: &Ask,
         wanted: Wanted,
@@ -494,7 +424,7 @@ impl Policies {
         Ok(last.as_ref().map_or_else(StackDigests::standard, StackDigests::of))
     }
 
-    async fn highest<'a>(
+    pub(super) async fn highest<'a>(
         &self,
         highest: &'a mut Option<Highest>,
     ) -> Result<&'a mut Highest, ApiError> {
