@@ -362,19 +362,20 @@ impl Policies {
     pub async fn named(&self, name: &str) -> Result<Listed, ApiError> {
         let missing =
             || ApiError::NotFound { what: "policy", id: crate::scrub::scrub(name).into_owned() };
-        let fits = |listed: &Listed| {
-            let is_standard = listed.record.digest == standard().digest;
-            match name {
-                STANDARD => is_standard,
-                start => {
-                    start.len() >= MIN_DIGEST_CHARS
-                        && listed.record.digest.to_hex().starts_with(start)
-                }
-            }
+        let standard = standard();
+        let (first, last) = match name {
+            STANDARD => (standard.digest, standard.digest),
+            start => digests_from(start).ok_or_else(missing)?,
         };
-        let mut found = self.list().await?.into_iter().filter(fits);
+        // Two are enough to know that there is more than one.
+        let mut found = self.storage.find_policies(first, last, 2).await?;
+        let fits = (first.as_bytes()..=last.as_bytes()).contains(&standard.digest.as_bytes());
+        if fits && found.iter().all(|record| record.digest != standard.digest) {
+            found.push(standard);
+        }
+        let mut found = found.into_iter();
         match (found.next(), found.next()) {
-            (Some(listed), None) => Ok(listed),
+            (Some(record), None) => Ok(self.listed(record)),
             (Some(_), Some(_)) => Err(ApiError::Invalid {
                 param: "digest".to_owned(),
                 message: "several policies begin like this: give more of the digest".to_owned(),
@@ -480,6 +481,16 @@ impl Policies {
 
 /// The least of a digest that names a policy, in hexadecimal digits.
 const MIN_DIGEST_CHARS: usize = 8;
+
+/// Returns the first and the last digest that begin like this; `None` for what names
+/// no policy.
+fn digests_from(start: &str) -> Option<(Digest, Digest)> {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if start.len() < MIN_DIGEST_CHARS || !start.bytes().all(is_digit) {
+        return None;
+    }
+    Some((Digest::from_hex(&format!("{start:0<64}"))?, Digest::from_hex(&format!("{start:f<64}"))?))
+}
 
 /// The standard policy, as if it had been pushed.
 fn standard() -> PolicyRecord {

@@ -605,6 +605,15 @@ pub trait Storage: Send + Sync + 'static {
     /// Returns all policies, the newest first, without their bytes.
     async fn list_policies(&self) -> StorageResult<Vec<PolicyRecord>>;
 
+    /// Returns policies whose digests lie between these two, both included, in the
+    /// order of digests and without their bytes.
+    async fn find_policies(
+        &self,
+        first: Digest,
+        last: Digest,
+        limit: usize,
+    ) -> StorageResult<Vec<PolicyRecord>>;
+
     /// Returns a policy with its bytes, which are those that it is called after:
     /// anything else is damaged.
     async fn find_policy(&self, digest: Digest)

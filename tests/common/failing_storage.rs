@@ -188,6 +188,7 @@ pass_on! {
     sealed_secrets(after: Option<&str>, limit: usize) -> Vec<(String, Vec<u8>)>;
     replace_sealed_secrets(secrets: Vec<(String, Vec<u8>, Vec<u8>)>) -> ();
     list_policies() -> Vec<PolicyRecord>;
+    find_policies(first: Digest, last: Digest, limit: usize) -> Vec<PolicyRecord>;
     find_policy(digest: Digest) -> Option<(PolicyRecord, Arc<[u8]>)>;
     list_activations(limit: usize) -> Vec<Activation>;
     find_reply(caller: &str, idempotency_key: &str) -> Option<KeptReply>;

@@ -220,6 +220,23 @@ fn a_policy_is_named_by_the_start_of_its_digest() {
 }
 
 #[test]
+fn a_damaged_policy_keeps_nobody_from_naming_another() {
+    let place = Place::start();
+    let one = place.pushed(&honest(ONE), 1);
+    let two = place.pushed(&honest(TWO), 2);
+    let database = rusqlite::Connection::open(place.host.data_dir.database()).unwrap();
+    database.pragma_update(None, "ignore_check_constraints", true).unwrap();
+    let sql = "UPDATE policies SET pushed_at = -1 WHERE digest = unhex(?1)";
+    assert_eq!(database.execute(sql, [&two]).unwrap(), 1);
+    for (name, status) in [(&one[..], 200), (&one[..8], 200), ("standard", 200), (&two, 500)] {
+        let shown = place.ask("GET", &format!("/v2/policies/{name}"), "");
+        assert_eq!(shown.status, status, "{name}: {shown:?}");
+        assert_eq!(place.roll_back(Some(name)).status, status, "{name}");
+    }
+    assert_eq!(place.host.host.policy().get().digest(), Digest::of_bytes(STANDARD_POLICY));
+}
+
+#[test]
 fn the_same_bytes_are_one_policy() {
     let place = Place::start();
     let one = honest(ONE);

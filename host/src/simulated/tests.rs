@@ -832,6 +832,15 @@ impl Storage for Memory {
         unreachable!()
     }
 
+    async fn find_policies(
+        &self,
+        _: Digest,
+        _: Digest,
+        _: usize,
+    ) -> StorageResult<Vec<PolicyRecord>> {
+        unreachable!()
+    }
+
     async fn find_policy(&self, _: Digest) -> StorageResult<Option<(PolicyRecord, Arc<[u8]>)>> {
         unreachable!()
     }

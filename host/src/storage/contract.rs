@@ -48,6 +48,7 @@ macro_rules! storage_contract {
             the_first_answer_stays,
             answers_outlive_a_day_only,
             a_policy_comes_back_byte_for_byte,
+            policies_are_found_between_two_digests,
             a_policy_is_kept_once,
             activations_are_numbered_one_after_the_other,
             of_concurrent_activations_one_wins,
@@ -1227,6 +1228,36 @@ pub(crate) async fn a_policy_comes_back_byte_for_byte(storage: Shared) {
     let listed = storage.list_policies().await.unwrap();
     let expected = [bare].into_iter().chain(rows.iter().rev().map(|bytes| policy(bytes).0));
     assert_eq!(listed, expected.collect::<Vec<_>>(), "the newest first");
+}
+
+pub(crate) async fn policies_are_found_between_two_digests(storage: Shared) {
+    let at = |first: u8, last: u8| {
+        let mut bytes = [0; 32];
+        (bytes[0], bytes[31]) = (first, last);
+        Digest::from_bytes(bytes)
+    };
+    // The last of them in order is not the last that was pushed.
+    let digests = [at(0x80, 0), at(0xFF, 0xFF), at(0x7F, 0xFF), at(0, 0)];
+    for digest in digests {
+        let record = PolicyRecord { digest, ..policy(b"rules").0 };
+        let new_policies = vec![(record, b"rules"[..].into())];
+        commit(&*storage, Change { new_policies, ..Change::default() }).await.unwrap();
+    }
+    let [c, d, b, a] = digests;
+    for (first, last, limit, expected) in [
+        (at(0, 0), at(0xFF, 0xFF), 9, &[a, b, c, d][..]),
+        (at(0, 0), at(0xFF, 0xFF), 2, &[a, b]),
+        (at(0, 1), at(0xFF, 0xFE), 9, &[b, c]),
+        (b, c, 9, &[b, c]),
+        (c, c, 9, &[c]),
+        (at(0x80, 1), at(0xFF, 0xFE), 9, &[]),
+        (d, a, 9, &[]),
+        (a, d, 0, &[]),
+    ] {
+        let found = storage.find_policies(first, last, limit).await.unwrap();
+        let found: Vec<Digest> = found.iter().map(|record| record.digest).collect();
+        assert_eq!(found, expected, "{first:?} {last:?} {limit}");
+    }
 }
 
 pub(crate) async fn a_policy_is_kept_once(storage: Shared) {

@@ -154,6 +154,15 @@ impl Storage for GatedStorage {
         not_kept()
     }
 
+    async fn find_policies(
+        &self,
+        _: Digest,
+        _: Digest,
+        _: usize,
+    ) -> StorageResult<Vec<PolicyRecord>> {
+        not_kept()
+    }
+
     async fn find_policy(&self, _: Digest) -> StorageResult<Option<(PolicyRecord, Arc<[u8]>)>> {
         not_kept()
     }

@@ -236,6 +236,15 @@ impl Storage for SqliteStorage {
         self.read(|db| policies::list(db)).await
     }
 
+    async fn find_policies(
+        &self,
+        first: Digest,
+        last: Digest,
+        limit: usize,
+    ) -> StorageResult<Vec<PolicyRecord>> {
+        self.read(move |db| policies::between(db, first, last, limit)).await
+    }
+
     async fn find_policy(
         &self,
         digest: Digest,
@@ -1143,6 +1152,7 @@ mod tests {
         let rows = [
             (keys::ROTATIONS.query(), "USING INDEX keys_by_rotation (rotate_at>? AND rotate_at<?)"),
             (keys::ENDS.query(), "USING INDEX keys_by_unnoted_end (ends_at>? AND ends_at<?)"),
+            (policies::between_query(), "USING PRIMARY KEY (digest>? AND digest<?)"),
             (
                 "SELECT digest FROM keys WHERE imported = 1".to_owned(),
                 "USING COVERING INDEX keys_imported",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Rows, Transaction, params};
 
 use super::{Source, digest_from_sql, digest_to_sql, insert_error, sql_limit, to_sql_int};
 use crate::{
@@ -136,7 +136,27 @@ pub(super) fn activate(
 pub(super) fn list(connection: &Connection) -> StorageResult<Vec<PolicyRecord>> {
     let mut statement =
         connection.prepare_cached(&format!("SELECT {COLUMNS} FROM policies ORDER BY seq DESC"))?;
-    let mut rows = statement.query([])?;
+    decode_all(statement.query([])?)
+}
+
+pub(super) fn between_query() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM policies WHERE digest BETWEEN ?1 AND ?2 ORDER BY digest LIMIT ?3"
+    )
+}
+
+pub(super) fn between(
+    connection: &Connection,
+    first: Digest,
+    last: Digest,
+    limit: usize,
+) -> StorageResult<Vec<PolicyRecord>> {
+    let mut statement = connection.prepare_cached(&between_query())?;
+    let (first, last) = (digest_to_sql(first), digest_to_sql(last));
+    decode_all(statement.query(params![first, last, sql_limit(limit)])?)
+}
+
+fn decode_all(mut rows: Rows<'_>) -> StorageResult<Vec<PolicyRecord>> {
     let mut policies = Vec::new();
     while let Some(row) = rows.next()? {
         policies.push(decode(row)?);
