@@ -226,7 +226,7 @@ impl Due {
         let Self { at, only } = self;
         // An index ends with `seq` in any case: this is its order.
         format!(
-            "SELECT {KEY_COLUMNS}, {at}, seq FROM keys WHERE {at} <= ?1 AND {only} \
+            "SELECT {KEY_COLUMNS}, {at} AS due_at, seq AS place FROM keys WHERE {at} <= ?1 AND {only} \
              AND ({at}, seq) > (?2, ?3) AND seq <= ?4 ORDER BY {at}, seq LIMIT ?5"
         )
     }
@@ -238,8 +238,6 @@ impl Due {
         after: Option<DuePosition>,
         limit: usize,
     ) -> StorageResult<DuePage> {
-        // Behind the columns of a key.
-        const AT: usize = 30;
         let after = match after {
             Some(after) => after,
             None => DuePosition {
@@ -261,7 +259,7 @@ impl Due {
         let (mut keys, mut last) = (Vec::new(), None);
         while let Some(row) = rows.next()? {
             keys.push(decode_key(row));
-            last = Some(DuePosition { at: row.get(AT)?, place: row.get(AT + 1)?, ..after });
+            last = Some(DuePosition { at: row.get("due_at")?, place: row.get("place")?, ..after });
         }
         let next = last.filter(|_| keys.len() == limit);
         Ok(DuePage { keys, next })
