@@ -52,6 +52,10 @@ const CONNECTIONS: usize = 16;
 const TURNS: usize = 5;
 const BODY: &str = r#"{"object":"list","data":[],"has_more":false,"url":"/v1/charges"}"#;
 
+/// As the program has it, and for all servers.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if let [_, flag, server] = args.as_slice()

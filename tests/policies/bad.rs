@@ -172,7 +172,7 @@ fn rows() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             text(
                 r#"(component (instance $i) (export "wardkey:policy/authorizer@0.1.0" (instance $i)))"#,
             ),
-            "does not have export `authorize`",
+            "it does not export `authorize`",
         ),
         ("other types", of_other_types(), contract),
         ("a loop", tried(endless), "time budget"),
