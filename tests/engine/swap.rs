@@ -3,9 +3,13 @@
 
 use std::{sync::Arc, thread};
 
+use axum::{Router, body::Body, http::Request as HttpRequest, routing::get};
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 use wardkey::{
     active_policy::{ActivePolicy, STANDARD_POLICY},
+    audit::AuditKey,
+    clock::Clock,
     engine::{
         EngineError, Policy, Run,
         contract::{
@@ -14,8 +18,13 @@ use wardkey::{
         },
     },
     facts::Facts,
-    keys::{CreateAccount, CreateKey},
-    storage::{KeyFilter, Mode},
+    gate::GateConfig,
+    host::{Api, Host, Parts},
+    keys::{Actor, Ask, CreateAccount, CreateKey},
+    storage::{KeyFilter, Mode, SqliteStorage},
+    trust::Trust,
+    vault::{KeyEncryptionKey, Vault},
+    verification::{Delivery, Verifier},
 };
 
 use crate::{
@@ -294,4 +303,57 @@ fn verify_answers_an_error_and_no_decision_where_the_policy_fails() {
     }
     host.host.policy().activate(standard());
     assert_eq!(verify(true).json()["allowed"], json!(true));
+}
+
+/// To serve a request puts a policy in force here that refuses everything: those that
+/// came with it must have been decided about by then.
+#[test]
+fn requests_that_come_together_are_decided_about_before_the_first_is_served() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = SqliteStorage::open(&dir.path().join("wardkey.db")).unwrap();
+        let policy = Arc::new(ActivePolicy::load(engine(), None).unwrap());
+        let (in_force, refusing) = (Arc::clone(&policy), load(deny()));
+        let api = Router::new()
+            .route("/v1/charges", get(|| async {}))
+            .route("/v1/customers", get(async move || drop(in_force.activate(refusing))));
+        let parts = Parts {
+            storage: Arc::new(storage),
+            engine: Arc::clone(engine()),
+            policy,
+            is_policy_pinned: false,
+            trust: Trust::default(),
+            fall_back_after: None,
+            vault: Vault::new(&KeyEncryptionKey::generate()),
+            audit_key: AuditKey::generate(),
+            verifier: Verifier::new(Delivery::None, Clock::system()),
+            clock: Clock::system(),
+            log_retention_days: None,
+            gate: GateConfig::default(),
+            api: Api::Router(api),
+        };
+        let host = Host::start(parts).await.unwrap();
+        let (keys, operator) = (host.keys(), Ask::by(Actor::Operator));
+        let account = CreateAccount { name: "Together".to_owned(), ..CreateAccount::default() };
+        keys.create_account(&operator, account).await.unwrap();
+        let wanted = CreateKey {
+            kind: "secret".to_owned(),
+            name: "together".to_owned(),
+            ..CreateKey::default()
+        };
+        let secret = keys.create(&operator, wanted).await.unwrap().secret.unwrap();
+        let call = async |path: &str| {
+            let authorization = format!("Bearer {}", secret.expose());
+            let request = HttpRequest::get(path).header("authorization", authorization);
+            let request = request.body(Body::empty()).unwrap();
+            host.gate_router().oneshot(request).await.unwrap().status().as_u16()
+        };
+        // From now on the key is at hand.
+        assert_eq!(call("/v1/charges").await, 200);
+        let together =
+            tokio::join!(call("/v1/customers"), call("/v1/charges"), call("/v1/charges"));
+        assert_eq!(together, (200, 200, 200));
+        assert_eq!(call("/v1/charges").await, 403);
+    });
 }
