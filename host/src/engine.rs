@@ -292,7 +292,7 @@ fn function(
     name: &str,
 ) -> Result<Option<ComponentExportIndex>, LoadError> {
     let component = pre.component();
-    let exported = component.get_export_index(None, &interface_name(interface));
+    let exported = component.get_export_index(None, interface_name(interface));
     let function = |of| component.get_export_index(Some(&of), name);
     exported.map(|of| function(of).ok_or_else(|| not_exported(name))).transpose()
 }
