@@ -4,7 +4,8 @@
 //!
 //! In the order in which a request meets them:
 //!
-//! - [`server`] takes connections; [`gate`] is the life of a request.
+//! - [`server`] takes connections; [`gate`] is the life of a request, of which `cohort`
+//!   does a part for all that are ready.
 //! - [`path`], [`credential`], [`client_address`] and [`hygiene`] read what came
 //!   over the wire; [`secret`] knows what a key looks like, and [`scrub`] finds
 //!   keys where they do not belong.
@@ -29,6 +30,7 @@ pub mod cache;
 pub mod cli;
 pub mod client_address;
 pub mod clock;
+mod cohort;
 pub mod credential;
 pub mod data_dir;
 pub mod decide;
