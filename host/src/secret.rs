@@ -180,8 +180,8 @@ impl Digest {
         Some(Self(bytes))
     }
 
-    /// Returns the digest as four big-endian words: four numbers are passed to a
-    /// policy without a copy into its memory, a list of bytes is not.
+    /// Returns the digest as four big-endian words, the first of which is as good as a
+    /// random number.
     pub fn to_words(&self) -> (u64, u64, u64, u64) {
         let word = |n: usize| {
             let mut bytes = [0; 8];
