@@ -22,8 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use wasm_encoder::{ComponentSection as _, CustomSection, ExportSection, Module, RawSection};
-use wasmparser::{Parser, Payload};
+use wasm_encoder::{ComponentSection as _, CustomSection};
 use wit_component::ComponentEncoder;
 
 /// The environment variables that a build depends on.
@@ -65,7 +64,6 @@ pub(crate) fn ready(root: &Path) -> Result<Option<PathBuf>> {
 pub(crate) fn build(root: &Path, out: &Path, catalogue: Option<&OsStr>) -> Result<PathBuf> {
     let core = core_module(root, out, catalogue)?;
     let bytes = fs::read(&core).context("reading the core module")?;
-    let bytes = without_post_returns(&bytes).context("rewriting the core module")?;
     let mut component = ComponentEncoder::default()
         .validate(true)
         .module(&bytes)
@@ -87,32 +85,6 @@ pub(crate) fn build(root: &Path, out: &Path, catalogue: Option<&OsStr>) -> Resul
 pub(crate) fn cases(root: &Path, catalogue: Option<&OsStr>) -> Option<PathBuf> {
     let catalogue = root.join(catalogue.unwrap_or(STANDARD_CATALOGUE.as_ref()));
     Some(catalogue.with_file_name("cases.json")).filter(|cases| cases.is_file())
-}
-
-/// Returns the module without its exports `cabi_post_…`.
-///
-/// By them a host lets a component free what it has returned. This one frees
-/// nothing, as its memory is put back; and each of them would be called for
-/// every answer.
-fn without_post_returns(module: &[u8]) -> Result<Vec<u8>> {
-    let mut rewritten = Module::new();
-    for payload in Parser::new(0).parse_all(module) {
-        let payload = payload?;
-        if let Payload::ExportSection(exports) = &payload {
-            let mut kept = ExportSection::new();
-            for export in exports.clone() {
-                let export = export?;
-                if !export.name.starts_with("cabi_post_") {
-                    kept.export(export.name, export.kind.into(), export.index);
-                }
-            }
-            rewritten.section(&kept);
-        } else if let Some((id, range)) = payload.as_section() {
-            let data = module.get(range).context("a section lies outside of the module")?;
-            rewritten.section(&RawSection { id, data });
-        }
-    }
-    Ok(rewritten.finish())
 }
 
 /// Builds a policy that is a package of its own in `folder`, such as an example, as

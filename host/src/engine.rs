@@ -13,8 +13,8 @@
 use std::{fmt, sync::Arc};
 
 use wasmtime::{
-    Config, Enabled, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig, Store,
-    StoreContextMut, StoreLimits, StoreLimitsBuilder, Strategy, Trap, UpdateDeadline,
+    Config, Enabled, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig, ResourceLimiter,
+    Store, StoreContextMut, StoreLimits, StoreLimitsBuilder, Strategy, Trap, UpdateDeadline,
     component::{
         Component, ComponentExportIndex, InstancePre, Linker, TypedFunc, types::ComponentItem,
     },
@@ -249,13 +249,9 @@ impl Engine {
         let pre = self.linker.instantiate_pre(&component).map_err(LoadError::Contract)?;
         let authorize = function(&pre, "authorizer", "authorize")?
             .ok_or_else(|| not_exported(&interface_name("authorizer")))?;
-        // Only where it is the host's own: any component may export this name.
-        let reset = with_reset.and_then(|_| {
-            pre.component().get_export_index(None, reset::EXPORT).ok_or(Unresettable::Unfit)
-        });
         let policy = Policy {
             authorize,
-            reset,
+            reset: with_reset.map(drop),
             lifecycle: optional(&pre, "lifecycle", lifecycle::GuestIndices::new)?,
             catalogue: optional(&pre, "catalogue", catalogue::GuestIndices::new)?,
             explain: function(&pre, "explain", "explain")?,
@@ -318,8 +314,8 @@ pub struct Policy {
     size_bytes: usize,
     cases: Option<Vec<u8>>,
     authorize: ComponentExportIndex,
-    /// What puts an instance back, or why each decides once.
-    reset: Result<ComponentExportIndex, Unresettable>,
+    /// Whether an instance is put back once it has answered, or why each decides once.
+    reset: Result<(), Unresettable>,
     waiting: Arc<Waiting>,
     lifecycle: Option<lifecycle::GuestIndices>,
     catalogue: Option<catalogue::GuestIndices>,
@@ -412,10 +408,10 @@ impl Policy {
             && let Some(mut waiting) = self.waiting.take(self.digest)
         {
             renew(&mut waiting.store, facts);
-            return self.decide(waiting, request, key);
+            return self.decide(waiting, request, key, self.reset.is_ok());
         }
         match self.instance(facts) {
-            Ok(instance) => self.decide(instance, request, key),
+            Ok(instance) => self.decide(instance, request, key, self.reset.is_ok()),
             Err((err, call)) => outcome(Err(err), call),
         }
     }
@@ -434,7 +430,7 @@ impl Policy {
         facts: Facts,
     ) -> (Facts, Result<Run<Decision>, EngineError>) {
         match self.instance(facts) {
-            Ok(instance) => self.decide(Instance { reset: None, ..instance }, request, key),
+            Ok(instance) => self.decide(instance, request, key, false),
             Err((err, call)) => outcome(Err(err), call),
         }
     }
@@ -442,29 +438,26 @@ impl Policy {
     /// Makes an instance that can be asked for a decision.
     fn instance(&self, facts: Facts) -> Result<Instance, (wasmtime::Error, Call)> {
         let mut store = self.store(facts);
-        let mut functions = || {
-            let instance = self.pre.instantiate(&mut store)?;
-            let mut find = |index| {
-                let gone = || wasmtime::Error::msg("the instance lacks a function");
-                instance.get_func(&mut store, index).ok_or_else(gone)
-            };
-            let authorize = find(&self.authorize)?;
-            let reset = self.reset.as_ref().ok().map(find).transpose()?;
-            let reset = reset.map(|reset| reset.typed(&store)).transpose()?;
-            Ok((authorize, reset))
-        };
-        match functions() {
-            Ok((authorize, reset)) => Ok(Instance { store, authorize, reset }),
+        let authorize = self.pre.instantiate(&mut store).and_then(|instance| {
+            let gone = || not_exported("authorize").into();
+            instance.get_func(&mut store, self.authorize).ok_or_else(gone)
+        });
+        // To be made is not to grow.
+        store.data_mut().limits.has_grown = false;
+        match authorize {
+            Ok(authorize) => Ok(Instance { store, authorize }),
             Err(err) => Err((err, store.into_data())),
         }
     }
 
-    /// Puts a request to an instance, and lets the instance wait for the next.
+    /// Puts a request to an instance, and lets the instance wait for the next if it was
+    /// put back.
     fn decide(
         &self,
         mut instance: Instance,
         request: &Request<'_>,
         key: Option<&Key>,
+        is_put_back: bool,
     ) -> (Facts, Result<Run<Decision>, EngineError>) {
         #[expect(unsafe_code, reason = "the types were compared when the policy was loaded")]
         // SAFETY: `Engine::load`, the only maker of policies, has compared
@@ -475,8 +468,9 @@ impl Policy {
         let answer = authorize.call(&mut instance.store, (request, key));
         let answer = answer.map(|(decision,)| decision);
         let call = std::mem::replace(instance.store.data_mut(), Call::new(Facts::default()));
+        let is_as_new = is_put_back && !call.limits.has_grown;
         let (facts, answer) = outcome(answer, call);
-        if matches!(&answer, Ok(Run::Done(_))) && instance.put_back() {
+        if is_as_new && matches!(&answer, Ok(Run::Done(_))) {
             self.waiting.keep(self.digest, instance);
         }
         (facts, answer)
@@ -548,8 +542,7 @@ impl Drop for Policy {
     }
 }
 
-/// Gives a store what one question may read and spend. Nothing is left of what it had:
-/// putting it back may have used up some of its time.
+/// Gives a store what one question may read and spend. Nothing is left of what it had.
 fn renew(store: &mut Store<Call>, facts: Facts) {
     *store.data_mut() = Call::new(facts);
     store.set_hostcall_fuel(MAX_ANSWER_BYTES);
@@ -581,7 +574,7 @@ struct Call {
     /// What ended the run, if it asked for something that was not read yet.
     unread: Option<Unread>,
     budget: Budget,
-    limits: StoreLimits,
+    limits: Limits,
 }
 
 impl Call {
@@ -590,7 +583,36 @@ impl Call {
             .memory_size(MAX_MEMORY_BYTES)
             .table_elements(MAX_TABLE_ELEMENTS)
             .build();
+        let limits = Limits { limits, has_grown: false };
         Self { facts, unread: None, budget: Budget::default(), limits }
+    }
+}
+
+/// What an instance may grow to.
+struct Limits {
+    limits: StoreLimits,
+    /// Whether a memory was made or has grown, or was to.
+    has_grown: bool,
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.has_grown = true;
+        self.limits.memory_growing(current, desired, maximum)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.limits.table_growing(current, desired, maximum)
     }
 }
 

@@ -131,12 +131,7 @@ fn a_policy_that_never_answers_is_interrupted() {
     // It is asked for room while the request is handed over.
     let guest = Guest { realloc: "(loop $on (br $on)) (i32.const 0)".into(), ..Guest::new(deny()) };
     unavailable("a loop before it begins", &guest);
-    let guest = Guest {
-        more: r#"(func (export "cabi_post_wardkey:policy/authorizer@0.1.0#authorize") (param i32)
-            (loop $on (br $on)))"#
-            .into(),
-        ..Guest::new(honest())
-    };
+    let guest = Guest { more: afterwards("(loop $on (br $on))"), ..Guest::new(honest()) };
     unavailable("a loop once it has answered", &guest);
 }
 
@@ -322,13 +317,20 @@ fn accounts(count: u32) -> String {
     )
 }
 
+/// What a policy wants to do once its answer was taken.
+fn afterwards(code: &str) -> String {
+    let name = "cabi_post_wardkey:policy/authorizer@0.1.0#authorize";
+    format!("(func (export \"{name}\") (param i32) {code})")
+}
+
 /// Traps on what another request has left behind, leaves it behind itself, and decides.
 fn leaves_behind(found: &str, leave: &str, then: &str) -> Guest {
     Guest {
         more: "(global $seen (mut i32) (i32.const 0))
             (data $words \"abcd\") (table $t 2 funcref) (elem $e func $nothing)
             (func $nothing)"
-            .to_owned(),
+            .to_owned()
+            + &afterwards(""),
         pages: 2,
         ..Guest::new(format!("(if {found} (then unreachable)) {leave} {then}"))
     }
@@ -399,22 +401,24 @@ fn nothing_is_left_of_one_request_for_the_next() {
     place.check("left within a run", &leaves_behind(global.0, &twice, ""), 500, "internal");
 }
 
-/// The host's own function has a name, and a policy may have one of that name too.
+/// The host puts an instance back where a policy would free what it has handed over.
 #[test]
-fn a_policy_that_says_how_it_is_put_back_is_not_believed() {
-    let leave = "(global.set $seen (i32.const 1))";
-    let guest = leaves_behind("(global.get $seen)", leave, &honest());
-    let pretends = r#"(func (export "wardkey-reset") (result i32) (i32.const 1))"#;
-    let guest = Guest { more: guest.more.clone() + pretends, ..guest };
-    let world = |resolve: &mut _| with_world(resolve, "", "export wardkey-reset: func() -> bool;");
-    let policy = engine().load(&component(&guest.module(), world, "mine")).unwrap();
-    assert!(policy.why_anew().is_some_and(|why| why.contains("wardkey-reset")));
-
+fn what_a_policy_does_once_it_has_answered_is_not_done_where_it_is_put_back() {
     let place = Place::new();
-    place.host.host.policy().activate(Arc::new(policy));
-    for _ in 0..5 {
-        assert_eq!(place.call().status, 200);
+    for (memory, is_anew) in [(2, false), (3, true)] {
+        let more = afterwards("unreachable");
+        let guest = Guest { more, pages: memory, ..Guest::new(honest()) };
+        let policy = engine().load(&guest.build()).unwrap();
+        assert_eq!(policy.why_anew().is_some(), is_anew, "{:?}", policy.why_anew());
+        place.host.host.policy().activate(Arc::new(policy));
+        for _ in 0..5 {
+            assert_eq!(place.call().status, if is_anew { 500 } else { 200 });
+        }
     }
+    // One that does nothing then is not put back.
+    let guest = Guest { pages: 2, ..Guest::new(honest()) };
+    let policy = engine().load(&guest.build()).unwrap();
+    assert!(policy.why_anew().is_some_and(|why| why.contains("post-return")));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //!
 //! - Who takes an instance finds it as it began: the function that
 //!   `reset` has added has put it back.
-//! - One that has trapped, was cut short, or could not be put back never waits here:
+//! - One that has trapped, was cut short, or whose memory has grown never waits here:
 //!   `Policy::decide` keeps only those that have given an answer.
 
 use std::{
@@ -13,10 +13,7 @@ use std::{
     thread::{self, ThreadId},
 };
 
-use wasmtime::{
-    Store,
-    component::{Func, TypedFunc},
-};
+use wasmtime::{Store, component::Func};
 
 use super::Call;
 use crate::secret::Digest;
@@ -26,24 +23,10 @@ use crate::secret::Digest;
 /// are made anew. Each keeps its memory, mostly 64 KiB, and its place in the pool.
 pub(super) const MAX_WAITING: usize = 32;
 
-/// Puts an instance back, or says that it cannot.
-pub(super) type Reset = TypedFunc<(), (bool,)>;
-
 /// An instance that can be asked for a decision.
 pub(super) struct Instance {
     pub(super) store: Store<Call>,
     pub(super) authorize: Func,
-    /// `None`: it is used once.
-    pub(super) reset: Option<Reset>,
-}
-
-impl Instance {
-    /// Puts back an instance that has given its answer. Returns whether it may be used
-    /// again.
-    pub(super) fn put_back(&mut self) -> bool {
-        let Some(reset) = self.reset else { return false };
-        matches!(reset.call(&mut self.store, ()), Ok((true,)))
-    }
 }
 
 /// Those that wait, of an engine's policies.
@@ -104,12 +87,10 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use wasmtime::ResourceLimiter as _;
+
     use super::*;
-    use crate::{
-        active_policy::STANDARD_POLICY,
-        engine::{Engine, budget::Budget, renew},
-        facts::Facts,
-    };
+    use crate::{active_policy::STANDARD_POLICY, engine::Engine, facts::Facts};
 
     #[test]
     fn no_more_wait_than_there_are_places_and_the_one_that_waited_longest_goes() {
@@ -134,24 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_is_put_back_if_it_has_what_it_takes() {
+    fn to_be_made_is_not_to_grow_but_to_grow_from_nothing_is() {
         let engine = Engine::new().unwrap();
         let policy = engine.load(STANDARD_POLICY).unwrap();
         let mut instance = policy.instance(Facts::default()).ok().unwrap();
-        assert!(instance.put_back());
-        assert!(!Instance { reset: None, ..instance }.put_back());
-    }
-
-    /// The deadline may come while an instance is put back.
-    #[test]
-    fn the_time_of_one_request_is_not_taken_from_the_next() {
-        let engine = Engine::new().unwrap();
-        let policy = engine.load(STANDARD_POLICY).unwrap();
-        let mut instance = policy.instance(Facts::default()).ok().unwrap();
-        instance.store.set_epoch_deadline(0);
-        assert!(instance.put_back());
-        assert_ne!(instance.store.data().budget, Budget::default());
-        renew(&mut instance.store, Facts::default());
-        assert_eq!(instance.store.data().budget, Budget::default());
+        let limits = &mut instance.store.data_mut().limits;
+        assert!(!limits.has_grown);
+        limits.memory_growing(0, 64 * 1024, None).unwrap();
+        assert!(limits.has_grown);
     }
 }

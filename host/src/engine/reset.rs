@@ -6,12 +6,18 @@
 //! instance may keep. Other components stay as they are, and every request gets a new
 //! instance.
 //!
+//! The function takes the place of the component's own post-return function: the one
+//! that a host calls once it has lifted an answer, for the component to free what it
+//! has handed over. Nothing needs to be freed that is filled anew. A call of its own
+//! would cost as much again as the function itself (measured 2026-11 by the benchmark
+//! `gate-cost`).
+//!
 //! What an instance of WebAssembly 2.0 keeps between two calls (in the specification:
 //! Runtime Structure, Store), and what is done about it:
 //!
 //! - its memory: filled as it was at first. Memory cannot shrink: an instance whose
-//!   memory has grown is not used again. A component of which several modules write to
-//!   memory as they begin is left as it is;
+//!   memory has grown is not used again, which the engine sees to. A component of which
+//!   several modules write to memory as they begin is left as it is;
 //! - its mutable globals: set to what they were at first;
 //! - its tables, and which segments it has dropped: a component with an instruction
 //!   that changes them is left as it is;
@@ -21,29 +27,26 @@
 //! A guest that puts itself back would not do: it could forget to, or pretend to. What
 //! is added here is the host's, and no part of what a policy's digest is of.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use wasm_encoder::{
-    Alias, BlockType, CanonicalFunctionSection, Component, ComponentAliasSection,
-    ComponentExportKind, ComponentExportSection, ComponentTypeSection, ComponentValType, ConstExpr,
-    Encode, ExportKind, Function, Instruction, Module, ModuleSection, PrimitiveValType, RawSection,
-    SectionId,
+    Component, ConstExpr, Encode, ExportSection, Function, Instruction, Module, ModuleSection,
+    RawSection, SectionId,
     reencode::{Reencode as _, RoundtripReencoder},
 };
 use wasmparser::{
-    BinaryReader, BinaryReaderError, CanonicalFunction, DataKind, DataSectionReader, Instance,
-    Operator, Parser, Payload, TypeRef, Validator, WasmFeatures,
+    BinaryReader, BinaryReaderError, CanonicalFunction, CanonicalOption, ComponentAlias, DataKind,
+    DataSectionReader, ExportSectionReader, ExternalKind, Instance, Operator, Parser, Payload,
+    TypeRef, Validator, WasmFeatures,
 };
 
 use super::{KEPT_MEMORY_BYTES, bounds};
 
-/// What the component exports the function as.
-pub(super) const EXPORT: &str = "wardkey-reset";
-
 const PAGE_BYTES: u64 = 64 * 1024;
 
-/// Returns the component with a function `wardkey-reset: func() -> bool`, which puts
-/// the instance back, or says that it cannot.
+/// Returns the component with the function in the place of its post-return functions:
+/// after each call that was answered, its instance is as it was at first, unless its
+/// memory has grown.
 ///
 /// # Errors
 ///
@@ -53,45 +56,25 @@ pub(super) fn with_reset(bytes: &[u8]) -> Result<Vec<u8>, Unresettable> {
     // keep, and which of their instructions change it.
     let known = WasmFeatures::WASM2 | WasmFeatures::COMPONENT_MODEL;
     let types = Validator::new_with_features(known).validate_all(bytes)?;
-    let types = types.as_ref();
     let parts = Parts::of(bytes)?;
-    if types.module_count() as usize != parts.modules.len() {
+    if types.as_ref().module_count() as usize != parts.modules.len() {
         // Some come from elsewhere.
         return Err(Unresettable::Composed);
     }
     let (keeper, kept) = parts.keeper(bytes)?;
     let instance = parts.instance_of(keeper).ok_or(Unresettable::Composed)?;
+    let post_returns = parts.post_returns_of(instance)?;
     let place = &parts.modules[keeper];
 
     let mut rewritten = Component::new();
     for (id, range) in &parts.sections {
         if range == place {
-            rewritten.section(&ModuleSection(&kept.with_function(&bytes[place.clone()])?));
+            let module = kept.with_function(&bytes[place.clone()], &post_returns)?;
+            rewritten.section(&ModuleSection(&module));
         } else {
             rewritten.section(&RawSection { id: *id, data: &bytes[range.clone()] });
         }
     }
-    // Behind all that there is, so that nothing is counted anew.
-    rewritten.section(ComponentAliasSection::new().alias(Alias::CoreInstanceExport {
-        instance,
-        kind: ExportKind::Func,
-        name: EXPORT,
-    }));
-    let mut section = ComponentTypeSection::new();
-    let bool = ComponentValType::Primitive(PrimitiveValType::Bool);
-    section.function().params::<_, ComponentValType>([]).result(Some(bool));
-    rewritten.section(&section);
-    rewritten.section(CanonicalFunctionSection::new().lift(
-        types.function_count(),
-        types.component_type_count(),
-        [],
-    ));
-    rewritten.section(ComponentExportSection::new().export(
-        EXPORT,
-        ComponentExportKind::Func,
-        types.component_function_count(),
-        None,
-    ));
     let rewritten = rewritten.finish();
     // It is compiled in place of what was checked.
     Validator::new_with_features(known)
@@ -120,7 +103,9 @@ pub(super) enum Unresettable {
     Composed,
     #[error("it keeps nothing that could be put back")]
     Nothing,
-    #[error("with a function `{EXPORT}` it would not be valid, or beyond a limit")]
+    #[error("not each of its functions has a post-return function, for nothing else")]
+    NoPostReturn,
+    #[error("with the function that puts it back it would be beyond a limit")]
     Unfit,
 }
 
@@ -132,7 +117,7 @@ impl From<BinaryReaderError> for Unresettable {
 
 /// The sections of a component.
 #[derive(Default)]
-struct Parts {
+struct Parts<'a> {
     /// All but custom ones: their number and where they lie.
     sections: Vec<(u8, Range<usize>)>,
     /// Where the core modules lie.
@@ -140,12 +125,21 @@ struct Parts {
     /// Which core module each core instance is one of. `None`: it bundles what others
     /// export.
     instances: Vec<Option<u32>>,
+    /// Which export of which core instance each core function is. `None`: it is lowered.
+    functions: Vec<Option<(u32, &'a str)>>,
+    /// Those that are called once an answer was lifted, by their number; one for each
+    /// function that is lifted. `None`: it has none.
+    post_returns: Vec<Option<u32>>,
+    /// Those that are called otherwise, or may be.
+    otherwise: Vec<u32>,
+    /// Core instances of which others get all that they export.
+    shared: Vec<u32>,
 }
 
-impl Parts {
+impl<'a> Parts<'a> {
     /// Returns the parts of a component that does nothing with core instances but to
     /// lift and to lower their functions.
-    fn of(bytes: &[u8]) -> Result<Self, Unresettable> {
+    fn of(bytes: &'a [u8]) -> Result<Self, Unresettable> {
         let mut parts = Self::default();
         let mut depth = 0;
         for payload in Parser::new(0).parse_all(bytes) {
@@ -178,18 +172,24 @@ impl Parts {
                 }
                 Payload::InstanceSection(instances) => {
                     for instance in instances.clone() {
-                        parts.instances.push(match instance? {
-                            Instance::Instantiate { module_index, .. } => Some(module_index),
-                            Instance::FromExports(_) => None,
-                        });
+                        parts.note_instance(&instance?);
+                    }
+                }
+                Payload::ComponentAliasSection(aliases) => {
+                    for alias in aliases.clone() {
+                        if let ComponentAlias::CoreInstanceExport {
+                            kind: ExternalKind::Func,
+                            instance_index,
+                            name,
+                        } = alias?
+                        {
+                            parts.functions.push(Some((instance_index, name)));
+                        }
                     }
                 }
                 Payload::ComponentCanonicalSection(functions) => {
                     for function in functions.clone() {
-                        match function? {
-                            CanonicalFunction::Lift { .. } | CanonicalFunction::Lower { .. } => {}
-                            _ => return Err(Unresettable::Resources),
-                        }
+                        parts.note_function(function?)?;
                     }
                 }
                 _ => {}
@@ -201,8 +201,66 @@ impl Parts {
         Ok(parts)
     }
 
+    fn note_instance(&mut self, instance: &Instance<'_>) {
+        self.instances.push(match instance {
+            Instance::Instantiate { module_index, args } => {
+                self.shared.extend(args.iter().map(|arg| arg.index));
+                Some(*module_index)
+            }
+            Instance::FromExports(exports) => {
+                let functions = exports.iter().filter(|export| export.kind == ExternalKind::Func);
+                self.otherwise.extend(functions.map(|export| export.index));
+                None
+            }
+        });
+    }
+
+    fn note_function(&mut self, function: CanonicalFunction) -> Result<(), Unresettable> {
+        let options = match function {
+            CanonicalFunction::Lift { core_func_index, options, .. } => {
+                self.otherwise.push(core_func_index);
+                self.post_returns.push(options.iter().find_map(|option| match option {
+                    CanonicalOption::PostReturn(function) => Some(*function),
+                    _ => None,
+                }));
+                options
+            }
+            CanonicalFunction::Lower { options, .. } => {
+                self.functions.push(None);
+                options
+            }
+            _ => return Err(Unresettable::Resources),
+        };
+        self.otherwise.extend(options.iter().filter_map(|option| match option {
+            CanonicalOption::Realloc(function) | CanonicalOption::Callback(function) => {
+                Some(*function)
+            }
+            _ => None,
+        }));
+        Ok(())
+    }
+
+    /// Returns what a core instance exports its post-return functions as, if each
+    /// function of the component has one of them, and they are called as nothing else.
+    fn post_returns_of(&self, instance: u32) -> Result<BTreeSet<&'a str>, Unresettable> {
+        let export = |function: u32| self.functions.get(function as usize).copied().flatten();
+        let post_return = |function: &Option<u32>| match export((*function)?) {
+            Some((of, name)) if of == instance => Some(name),
+            _ => None,
+        };
+        let names: Option<BTreeSet<&str>> = self.post_returns.iter().map(post_return).collect();
+        let names = names.ok_or(Unresettable::NoPostReturn)?;
+        let is_one = |function: &u32| {
+            export(*function).is_some_and(|(of, name)| of == instance && names.contains(name))
+        };
+        if self.otherwise.iter().any(is_one) || self.shared.contains(&instance) {
+            return Err(Unresettable::NoPostReturn);
+        }
+        Ok(names)
+    }
+
     /// Returns the one module that keeps something, by its number.
-    fn keeper<'a>(&self, bytes: &'a [u8]) -> Result<(usize, Kept<'a>), Unresettable> {
+    fn keeper(&self, bytes: &'a [u8]) -> Result<(usize, Kept<'a>), Unresettable> {
         let mut keeper = None;
         for (number, range) in self.modules.iter().enumerate() {
             let kept = Kept::by(&bytes[range.clone()])?;
@@ -227,8 +285,8 @@ impl Parts {
     }
 }
 
-/// What an instance of a module keeps between two calls, and how many things of a kind
-/// the module has.
+/// What an instance of a module keeps between two calls, and what there is to count of
+/// the module.
 #[derive(Default)]
 struct Kept<'a> {
     /// The memory that it begins with, if it has one.
@@ -237,10 +295,9 @@ struct Kept<'a> {
     globals: Vec<(u32, ConstExpr)>,
     /// What is written to memory as it begins, in this order, and where.
     active: Vec<(u32, &'a [u8])>,
-    types: u32,
-    functions: u32,
+    /// The type of each function, imported ones first.
+    functions: Vec<u32>,
     segments: u32,
-    exports: u32,
 }
 
 impl<'a> Kept<'a> {
@@ -250,17 +307,20 @@ impl<'a> Kept<'a> {
         let mut globals = 0;
         for payload in Parser::new(0).parse_all(module) {
             match payload? {
-                Payload::TypeSection(types) => kept.types = types.count(),
                 Payload::ImportSection(imports) => {
                     for import in imports.into_imports() {
                         match import?.ty {
-                            TypeRef::Func(_) => kept.functions += 1,
+                            TypeRef::Func(of) => kept.functions.push(of),
                             TypeRef::Global(_) => globals += 1,
                             _ => {}
                         }
                     }
                 }
-                Payload::FunctionSection(functions) => kept.functions += functions.count(),
+                Payload::FunctionSection(functions) => {
+                    for function in functions {
+                        kept.functions.push(function?);
+                    }
+                }
                 Payload::MemorySection(memories) => {
                     for memory in memories {
                         let pages = memory?.initial;
@@ -280,7 +340,6 @@ impl<'a> Kept<'a> {
                         globals += 1;
                     }
                 }
-                Payload::ExportSection(exports) => kept.exports = exports.count(),
                 // It may do anything, once.
                 Payload::StartSection { .. } => return Err(Unresettable::Start),
                 Payload::CodeSectionEntry(body) => {
@@ -319,36 +378,34 @@ impl<'a> Kept<'a> {
         Ok((start, image.split_off(start)))
     }
 
-    /// Returns the module with the function that puts back what it keeps.
+    /// Returns the module with the function that puts back what it keeps, exported in the
+    /// place of these.
     ///
     /// What it needs stands behind all that there is, so that nothing is counted anew:
-    /// a type, the function, its export, and a segment to be copied from.
-    fn with_function(&self, module: &[u8]) -> Result<Module, Unresettable> {
-        const TYPE: u8 = SectionId::Type as u8;
+    /// the function, once for each type that those have, and a segment to be copied from.
+    fn with_function(
+        &self,
+        module: &[u8],
+        post_returns: &BTreeSet<&str>,
+    ) -> Result<Module, Unresettable> {
         const FUNCTION: u8 = SectionId::Function as u8;
-        const EXPORTS: u8 = SectionId::Export as u8;
         const DATA_COUNT: u8 = SectionId::DataCount as u8;
         const CODE: u8 = SectionId::Code as u8;
         const DATA: u8 = SectionId::Data as u8;
 
-        if self.exports == 0 {
-            return Err(Unresettable::Nothing);
-        }
         let (start, image) = self.image()?;
+        let types = self.types_of(module, post_returns)?;
         let mut rewritten = Module::new();
         for payload in Parser::new(0).parse_all(module) {
-            let Some((id, range)) = payload?.as_section() else { continue };
+            let payload = payload?;
+            if let Payload::ExportSection(exports) = payload {
+                rewritten.section(&self.exports(exports, post_returns, &types)?);
+                continue;
+            }
+            let Some((id, range)) = payload.as_section() else { continue };
             let section = &module[range];
             let added = match id {
-                // No parameters, and one result: an i32.
-                TYPE => Some(vec![0x60, 0, 1, 0x7f]),
-                FUNCTION => Some(encoded(self.types)),
-                EXPORTS => {
-                    let mut export = encoded(EXPORT);
-                    ExportKind::Func.encode(&mut export);
-                    self.functions.encode(&mut export);
-                    Some(export)
-                }
+                FUNCTION => types.iter().map(encoded).collect(),
                 // Written anew before the code.
                 DATA_COUNT if !image.is_empty() => continue,
                 CODE => {
@@ -356,19 +413,61 @@ impl<'a> Kept<'a> {
                         let data = encoded(self.segments + 1);
                         rewritten.section(&RawSection { id: DATA_COUNT, data: &data });
                     }
-                    Some(encoded(self.function(start, image.len())))
+                    vec![encoded(self.function(start, image.len())); types.len()]
                 }
                 DATA if !image.is_empty() => {
                     // A passive one.
                     let mut segment = vec![1];
                     image.as_slice().encode(&mut segment);
-                    Some(segment)
+                    vec![segment]
                 }
-                _ => None,
+                _ => Vec::new(),
             };
-            let longer = added.map(|added| with(section, &added)).transpose()?;
+            let longer = with(section, &added)?;
             let data = longer.as_deref().unwrap_or(section);
             rewritten.section(&RawSection { id, data });
+        }
+        Ok(rewritten)
+    }
+
+    /// Returns the types that these exports have.
+    fn types_of(
+        &self,
+        module: &[u8],
+        post_returns: &BTreeSet<&str>,
+    ) -> Result<Vec<u32>, Unresettable> {
+        let mut types = BTreeSet::new();
+        for payload in Parser::new(0).parse_all(module) {
+            let Payload::ExportSection(exports) = payload? else { continue };
+            for export in exports {
+                let export = export?;
+                if post_returns.contains(export.name) {
+                    types.extend(self.functions.get(export.index as usize));
+                }
+            }
+        }
+        Ok(types.into_iter().collect())
+    }
+
+    /// Returns the exports, with the added functions of these types in the place of those.
+    fn exports(
+        &self,
+        exports: ExportSectionReader<'_>,
+        post_returns: &BTreeSet<&str>,
+        types: &[u32],
+    ) -> Result<ExportSection, Unresettable> {
+        let mut rewritten = ExportSection::new();
+        for export in exports {
+            let export = export?;
+            let index = match self.functions.get(export.index as usize) {
+                Some(of) if post_returns.contains(export.name) => {
+                    let place = types.iter().position(|one| one == of);
+                    // Less than there are functions by far.
+                    (self.functions.len() + place.ok_or(Unresettable::Unfit)?) as u32
+                }
+                _ => export.index,
+            };
+            rewritten.export(export.name, export.kind.into(), index);
         }
         Ok(rewritten)
     }
@@ -378,16 +477,6 @@ impl<'a> Kept<'a> {
         // All addresses are within `KEPT_MEMORY_BYTES`.
         let number = |number: usize| Instruction::I32Const(number as i32);
         let mut function = Function::new([]);
-        if let Some(pages) = self.memory_pages {
-            function
-                .instruction(&Instruction::MemorySize(0))
-                .instruction(&number(pages as usize))
-                .instruction(&Instruction::I32Ne)
-                .instruction(&Instruction::If(BlockType::Empty))
-                .instruction(&number(0))
-                .instruction(&Instruction::Return)
-                .instruction(&Instruction::End);
-        }
         for (global, initial) in &self.globals {
             let mut bytes = encoded(initial);
             // The constant without its end.
@@ -411,7 +500,7 @@ impl<'a> Kept<'a> {
                 .instruction(&number(len))
                 .instruction(&Instruction::MemoryInit { mem: 0, data_index: self.segments });
         }
-        function.instruction(&number(1)).instruction(&Instruction::End);
+        function.instruction(&Instruction::End);
         function
     }
 }
@@ -470,14 +559,18 @@ fn encoded(what: impl Encode) -> Vec<u8> {
     bytes
 }
 
-/// Returns a section that is a list, with one more behind it.
-fn with(section: &[u8], added: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
+/// Returns a section that is a list, with more behind it; `None`: there is no more.
+fn with(section: &[u8], added: &[Vec<u8>]) -> Result<Option<Vec<u8>>, BinaryReaderError> {
+    if added.is_empty() {
+        return Ok(None);
+    }
     let mut reader = BinaryReader::new(section, 0);
     // What was read has fewer by far than could be counted.
-    let mut longer = encoded(reader.read_var_u32()?.saturating_add(1));
+    let count = reader.read_var_u32()?.saturating_add(added.len() as u32);
+    let mut longer = encoded(count);
     longer.extend_from_slice(&section[reader.original_position()..]);
-    longer.extend_from_slice(added);
-    Ok(longer)
+    longer.extend(added.iter().flatten());
+    Ok(Some(longer))
 }
 
 #[cfg(test)]
@@ -492,14 +585,20 @@ mod tests {
     const KEEPS: &str = "(memory 1) (global $g (mut i32) (i32.const 0))";
     const TABLE: &str = "(table 4 funcref) (elem $e func) (data $d \"x\")";
 
-    /// Returns a component around one module.
+    /// Returns a component around one module, of which one function is lifted.
     fn around(module: &str) -> String {
+        around_lifting(module, LIFTED)
+    }
+
+    fn around_lifting(module: &str, lifted: &str) -> String {
         format!(
-            "(component (core module $m {module} (func (export \"f\")))
-               (core instance $i (instantiate $m))
-               (func (export \"f\") (canon lift (core func $i \"f\"))))"
+            "(component (core module $m {module} (func (export \"f\")) (func (export \"p\")))
+               (core instance $i (instantiate $m)) {lifted})"
         )
     }
+
+    const LIFTED: &str =
+        r#"(func (export "f") (canon lift (core func $i "f") (post-return (func $i "p"))))"#;
 
     #[track_caller]
     fn check(component: &str, expected: Option<Unresettable>) {
@@ -583,15 +682,35 @@ mod tests {
     }
 
     #[test]
-    fn a_component_that_would_be_invalid_or_too_large_is_left_as_it_is() {
-        let unfit = Some(Unresettable::Unfit);
-        for name in ["wardkey-reset", "wardkey-RESET"] {
-            let lifted = format!("(export \"{name}\") (canon");
-            check(&around(KEEPS).replace("(export \"f\") (canon", &lifted), unfit);
+    fn a_component_whose_post_return_functions_are_not_what_they_are_called_is_left_as_it_is() {
+        let other = "(core module $o (func (export \"p\"))) (core instance $o (instantiate $o))";
+        for more in [
+            // One more function, without one.
+            r#"(func (export "g") (canon lift (core func $i "f")))"#,
+            // With another module's.
+            &format!(
+                "{other} (func (export \"g\")
+                    (canon lift (core func $i \"f\") (post-return (func $o \"p\"))))"
+            ),
+            // It is called by itself as well, or by another module, under its name or
+            // another.
+            r#"(func (export "g") (canon lift (core func $i "p") (post-return (func $i "p"))))"#,
+            r#"(core instance (export "x" (func $i "p")))"#,
+            r#"(core module $n (import "a" "p" (func)))
+               (core instance (instantiate $n (with "a" (instance $i))))"#,
+        ] {
+            let component = around_lifting(KEEPS, &format!("{LIFTED} {more}"));
+            check(&component, Some(Unresettable::NoPostReturn));
         }
-        check(&around(&format!("{KEEPS} (func (export \"wardkey-reset\"))")), unfit);
-        let no_function = "(core module $m (memory (export \"m\") 1))";
-        check(&format!("(component {no_function} (core instance (instantiate $m)))"), unfit);
+        // Two functions share one.
+        let twice = LIFTED.replace("(export \"f\")", "(export \"g\")");
+        check(&around_lifting(KEEPS, &format!("{LIFTED} {twice}")), None);
+        check(&around_lifting(KEEPS, ""), None);
+    }
+
+    #[test]
+    fn a_component_that_would_be_too_large_is_left_as_it_is() {
+        let unfit = Some(Unresettable::Unfit);
         // Each takes seven bytes of the function.
         let globals = |count| "(global (mut i32) (i32.const 0))".repeat(count);
         check(&around(&globals(1000)), None);
@@ -618,7 +737,7 @@ mod tests {
             (global $c (mut f32) (f32.const 1.5))
             (global $d (mut f64) (f64.const nan:0x123))
             ;; FNV-1a of the memory, and then of the globals.
-            (func (export "sum") (result i64)
+            (func $sum (export "sum") (result i64)
                 (local $at i32) (local $sum i64)
                 (local.set $sum (i64.const 0xcbf29ce484222325))
                 (loop $on
@@ -635,7 +754,7 @@ mod tests {
                         (i64.extend_i32_s (i32.reinterpret_f32 (global.get $c))))))
                 (i64.xor (local.get $sum) (i64.reinterpret_f64 (global.get $d))))
             ;; Writes to one of its globals, or a byte to an address.
-            (func (export "change") (param $what i32)
+            (func $change (export "change") (param $what i32)
                 (if (i32.eq (local.get $what) (i32.const -1))
                     (then (global.set $a (i32.const 1)) (return)))
                 (if (i32.eq (local.get $what) (i32.const -2))
@@ -644,13 +763,20 @@ mod tests {
                     (then (global.set $c (f32.const 1)) (return)))
                 (if (i32.eq (local.get $what) (i32.const -4))
                     (then (global.set $d (f64.const 1)) (return)))
-                (if (i32.eq (local.get $what) (i32.const -5))
-                    (then (drop (memory.grow (i32.const 1))) (return)))
                 (i32.store8 (local.get $what)
-                    (i32.xor (i32.load8_u (local.get $what)) (i32.const 0x55)))))
+                    (i32.xor (i32.load8_u (local.get $what)) (i32.const 0x55))))
+            (func (export "changed") (param $what i32) (result i64)
+                (call $change (local.get $what)) (call $sum))
+            ;; Each of them would be noticed.
+            (func (export "after sum") (param i64) (global.set $a (i32.const 2)))
+            (func (export "after change") unreachable))
         (core instance $i (instantiate $m))
-        (func (export "sum") (result u64) (canon lift (core func $i "sum")))
-        (func (export "change") (param "what" s32) (canon lift (core func $i "change"))))"#;
+        (func (export "sum") (result u64)
+            (canon lift (core func $i "sum") (post-return (func $i "after sum"))))
+        (func (export "changed") (param "what" s32) (result u64)
+            (canon lift (core func $i "changed") (post-return (func $i "after sum"))))
+        (func (export "change") (param "what" s32)
+            (canon lift (core func $i "change") (post-return (func $i "after change")))))"#;
 
     #[test]
     fn an_instance_is_put_back_to_the_last_byte_and_bit() {
@@ -660,18 +786,17 @@ mod tests {
         let mut store = Store::new(&engine, ());
         let instance = Linker::new(&engine).instantiate(&mut store, &component).unwrap();
         let sum = instance.get_typed_func::<(), (u64,)>(&mut store, "sum").unwrap();
+        let changed = instance.get_typed_func::<(i32,), (u64,)>(&mut store, "changed").unwrap();
         let change = instance.get_typed_func::<(i32,), ()>(&mut store, "change").unwrap();
-        let reset = instance.get_typed_func::<(), (bool,)>(&mut store, EXPORT).unwrap();
 
         let at_first = sum.call(&mut store, ()).unwrap();
         let bytes = [0, 9, 99, 100, 102, 103, 105, 106, 108, 109, 4096, 65534, 65535];
         for what in [-1, -2, -3, -4].into_iter().chain(bytes) {
+            let then = changed.call(&mut store, (what,)).unwrap();
+            assert_ne!(then, at_first, "{what} is not seen");
+            assert_eq!(sum.call(&mut store, ()).unwrap(), at_first, "{what} is left");
             change.call(&mut store, (what,)).unwrap();
-            assert_ne!(sum.call(&mut store, ()).unwrap(), at_first, "{what} is not seen");
-            assert_eq!(reset.call(&mut store, ()).unwrap(), (true,), "{what}");
             assert_eq!(sum.call(&mut store, ()).unwrap(), at_first, "{what} is left");
         }
-        change.call(&mut store, (-5,)).unwrap();
-        assert_eq!(reset.call(&mut store, ()).unwrap(), (false,), "memory does not shrink");
     }
 }
