@@ -54,7 +54,7 @@ pub(super) fn append(
 /// Returns the statement that inserts this many rows.
 fn insert_of(rows: usize) -> String {
     let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    format!("INSERT INTO request_log ({COLUMNS}) VALUES {}", vec![row; rows].join(", "))
+    format!("INSERT OR FAIL INTO request_log ({COLUMNS}) VALUES {}", vec![row; rows].join(", "))
 }
 
 fn insert_rows(insert: &mut Statement<'_>, entries: &[LogEntry]) -> StorageResult<()> {
