@@ -7,7 +7,8 @@
 //! the CPU time of all threads but the shadow's own, which runs when nobody else
 //! wants to.
 //! The servers take turns, several times over, and the median of the turns
-//! counts. On a machine with two cores, CPU per request is the steadier figure.
+//! counts. The more connections there are, the more requests come together. On a
+//! machine with two cores, CPU per request is the steadier figure.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -48,7 +49,6 @@ use wardkey::{
 };
 use wardkey_policy::{Storage, authorize::authorize, contract as native};
 
-const CONNECTIONS: usize = 16;
 const TURNS: usize = 5;
 const BODY: &str = r#"{"object":"list","data":[],"has_more":false,"url":"/v1/charges"}"#;
 
@@ -68,36 +68,62 @@ fn main() {
     let (turns, turn) =
         if quick { (1, Duration::from_millis(100)) } else { (TURNS, Duration::from_secs(3)) };
 
-    let names = ["bare handler", "native rules", "gate", "with a shadow of 10 %", "of 100 %"];
     let kinds = ["bare", "native", "gate", "shadow-10", "shadow-100"];
     let servers: Vec<Server> = kinds.into_iter().map(Server::start).collect();
     println!("idle memory of the gate's process: {} MB", servers[2].memory_kb() / 1024);
-    let mut figures = vec![Vec::new(); servers.len()];
+    let mut figures = vec![Vec::new(); ROWS.len()];
     for _ in 0..turns {
-        for (server, figures) in servers.iter().zip(&mut figures) {
-            figures.push(server.load(turn));
+        for (row, figures) in ROWS.iter().zip(&mut figures) {
+            let server = kinds.iter().position(|kind| *kind == row.server).expect("it runs");
+            figures.push(servers[server].load(row.connections, turn));
         }
     }
-    let median = |values: Vec<f64>| {
-        let mut values = values;
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    let rows: Vec<(f64, f64)> = figures
-        .iter()
-        .map(|figures| {
-            let rates = figures.iter().map(|figure: &Figure| figure.per_second).collect();
-            (median(rates), median(figures.iter().map(|figure| figure.cpu_us).collect()))
-        })
-        .collect();
-    println!("{:<22} {:>12} {:>8} {:>16} {:>8}", "", "requests/s", "ratio", "CPU/request", "ratio");
-    for (name, (per_second, cpu_us)) in names.iter().zip(&rows) {
+    println!(
+        "{:<11} {:<21} {:>12} {:>8} {:>16} {:>8}",
+        "connections", "", "requests/s", "ratio", "CPU/request", "ratio"
+    );
+    let mut bare = None;
+    for (row, figures) in ROWS.iter().zip(&figures) {
+        let per_second = median(figures, |figure| figure.per_second);
+        let cpu_us = median(figures, |figure| figure.cpu_us);
+        if row.server == "bare" {
+            bare = Some((per_second, cpu_us));
+        }
+        let (bare_per_second, bare_cpu_us) = bare.expect("the bare handler comes first");
         println!(
-            "{name:<22} {per_second:>12.0} {:>7.2}x {cpu_us:>13.1} µs {:>7.2}x",
-            per_second / rows[0].0,
-            cpu_us / rows[0].1,
+            "{:<11} {:<21} {per_second:>12.0} {:>7.2}x {cpu_us:>13.1} µs {:>7.2}x",
+            row.connections,
+            row.name,
+            per_second / bare_per_second,
+            cpu_us / bare_cpu_us,
         );
     }
+}
+
+/// A server under the load of so many connections. The bare handler comes before those
+/// that are measured against it.
+struct Row {
+    connections: usize,
+    name: &'static str,
+    server: &'static str,
+}
+
+const ROWS: &[Row] = &[
+    Row { connections: 16, name: "bare handler", server: "bare" },
+    Row { connections: 16, name: "native rules", server: "native" },
+    Row { connections: 16, name: "gate", server: "gate" },
+    Row { connections: 16, name: "with a shadow of 10 %", server: "shadow-10" },
+    Row { connections: 16, name: "of 100 %", server: "shadow-100" },
+    Row { connections: 1, name: "bare handler", server: "bare" },
+    Row { connections: 1, name: "gate", server: "gate" },
+    Row { connections: 64, name: "bare handler", server: "bare" },
+    Row { connections: 64, name: "gate", server: "gate" },
+];
+
+fn median(figures: &[Figure], value: impl Fn(&Figure) -> f64) -> f64 {
+    let mut values: Vec<f64> = figures.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// What one turn of load showed.
@@ -129,14 +155,14 @@ impl Server {
         Self { address: address.parse().expect("an address"), secret: secret.to_owned(), process }
     }
 
-    fn load(&self, turn: Duration) -> Figure {
+    fn load(&self, connections: usize, turn: Duration) -> Figure {
         let request = format!(
             "GET /v1/charges?limit=3 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
              Stripe-Version: 2026-10-28.endive\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n",
             self.secret
         );
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let clients: Vec<_> = (0..CONNECTIONS)
+        let clients: Vec<_> = (0..connections)
             .map(|_| {
                 let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
                 let (address, request) = (self.address, request.clone());

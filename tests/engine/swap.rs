@@ -1,7 +1,10 @@
 //! Policies that are changed while requests run, and policies that are silent
 //! on a part of the contract.
 
-use std::{sync::Arc, thread};
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+};
 
 use axum::{Router, body::Body, http::Request as HttpRequest, routing::get};
 use serde_json::{Value, json};
@@ -306,18 +309,27 @@ fn verify_answers_an_error_and_no_decision_where_the_policy_fails() {
 }
 
 /// To serve a request puts a policy in force here that refuses everything: those that
-/// came with it must have been decided about by then.
+/// came with it must have been decided about by then. And all of them are served when
+/// the first is answered.
 #[test]
-fn requests_that_come_together_are_decided_about_before_the_first_is_served() {
+fn requests_that_come_together_are_decided_about_and_then_served_and_then_answered() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let storage = SqliteStorage::open(&dir.path().join("wardkey.db")).unwrap();
         let policy = Arc::new(ActivePolicy::load(engine(), None).unwrap());
         let (in_force, refusing) = (Arc::clone(&policy), load(deny()));
+        // An `s` for each that was served, and an `a` for each that was answered.
+        let course = Arc::new(Mutex::new(String::new()));
+        let note = |what| {
+            let course = Arc::clone(&course);
+            move || course.lock().unwrap().push(what)
+        };
+        let (charges, customers, answered) = (note('s'), note('s'), note('a'));
+        let refuse = move || drop(in_force.activate(refusing));
         let api = Router::new()
-            .route("/v1/charges", get(|| async {}))
-            .route("/v1/customers", get(async move || drop(in_force.activate(refusing))));
+            .route("/v1/charges", get(async move || charges()))
+            .route("/v1/customers", get(async move || (customers(), refuse()).0));
         let parts = Parts {
             storage: Arc::new(storage),
             engine: Arc::clone(engine()),
@@ -347,7 +359,9 @@ fn requests_that_come_together_are_decided_about_before_the_first_is_served() {
             let authorization = format!("Bearer {}", secret.expose());
             let request = HttpRequest::get(path).header("authorization", authorization);
             let request = request.body(Body::empty()).unwrap();
-            host.gate_router().oneshot(request).await.unwrap().status().as_u16()
+            let answer = host.gate_router().oneshot(request).await.unwrap();
+            answered();
+            answer.status().as_u16()
         };
         // The key is at hand then, and it is known that requests come together.
         for _ in 0..64 {
@@ -355,9 +369,11 @@ fn requests_that_come_together_are_decided_about_before_the_first_is_served() {
                 tokio::join!(call("/v1/charges"), call("/v1/charges"), call("/v1/charges"));
             assert_eq!(charges, (200, 200, 200));
         }
+        course.lock().unwrap().clear();
         let together =
             tokio::join!(call("/v1/customers"), call("/v1/charges"), call("/v1/charges"));
         assert_eq!(together, (200, 200, 200));
+        assert_eq!(*course.lock().unwrap(), "sssaaa");
         assert_eq!(call("/v1/charges").await, 403);
     });
 }

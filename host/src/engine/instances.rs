@@ -55,7 +55,7 @@ impl Waiting {
         let mut places = self.places();
         // What this thread has used is in the cache of its processor, mostly, and what
         // another has used in that of another.
-        let own = places.iter().rposition(|place| place.policy == policy && place.thread == thread);
+        let own = places.iter().rposition(|place| place.thread == thread && place.policy == policy);
         let place = match own {
             Some(own) => own,
             None => places.iter().rposition(|place| place.policy == policy)?,
