@@ -4,7 +4,7 @@
 //! `Gate::answer` reads as the life of a request. What it hands to the
 //! backend is a `Permit`, and there is no other way to get one.
 
-use std::{borrow::Cow, io::Write as _, mem, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, mem, net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use tower::ServiceExt as _;
 
 use crate::{
+    address_text::AddressText,
     cache::Cache,
     client_address::client_address,
     clock::Clock,
@@ -67,9 +68,6 @@ pub(crate) const MAX_LOGGED_PATH_BYTES: usize = 200;
 /// The longest value of a header that the policy is told, in bytes. The longest
 /// context has four ids of thirty.
 pub(crate) const MAX_HEADER_BYTES: usize = 256;
-
-/// The longest address as text, `ffff:…:255.255.255.255`, in bytes.
-const MAX_ADDRESS_BYTES: usize = 45;
 
 /// What is logged as the status where the client went away before there was an
 /// answer. No such status is ever sent; nginx writes the same.
@@ -453,12 +451,7 @@ fn identified(mut request: Request<Body>, grant: &Grant, entry: &LogEntry) -> Re
             add(name, value.as_bytes());
         }
     }
-    let mut source = [0; MAX_ADDRESS_BYTES];
-    let mut rest = source.as_mut_slice();
-    // It fits.
-    let _ = write!(rest, "{}", entry.source);
-    let left = rest.len();
-    add(FORWARDED_FOR, &source[..MAX_ADDRESS_BYTES - left]);
+    add(FORWARDED_FOR, AddressText::new(entry.source).as_str().as_bytes());
     add(REQUEST_ID, entry.request_id.as_bytes());
     if let Some(host) = host {
         headers.insert(FORWARDED_HOST, host);

@@ -23,6 +23,7 @@
 //! - [`host`] puts it together, for [`cli`] or for a service of your own.
 
 pub mod active_policy;
+mod address_text;
 mod answer;
 pub mod api;
 pub mod audit;

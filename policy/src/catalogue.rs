@@ -18,10 +18,20 @@ struct Span {
 }
 
 impl Span {
-    fn text(self) -> &'static str {
+    fn range(self) -> std::ops::Range<usize> {
         let start = usize::from(self.start);
-        // Always there: the build script made the span of the text it cuts.
-        TEXT.get(start..start + usize::from(self.len)).unwrap_or_default()
+        start..start + usize::from(self.len)
+    }
+
+    // Always there, both: the build script made the span of the text it cuts.
+
+    fn text(self) -> &'static str {
+        TEXT.get(self.range()).unwrap_or_default()
+    }
+
+    /// To compare by: whether characters are cut does not matter then.
+    fn bytes(self) -> &'static [u8] {
+        TEXT.as_bytes().get(self.range()).unwrap_or_default()
     }
 }
 
@@ -135,7 +145,9 @@ impl Node {
     fn literal(&self, segment: &str) -> Option<&'static Self> {
         let start = usize::from(self.children);
         let children = NODES.get(start..start + usize::from(self.child_count))?;
-        let index = children.binary_search_by(|child| child.segment.text().cmp(segment)).ok()?;
+        let index = children
+            .binary_search_by(|child| child.segment.bytes().cmp(segment.as_bytes()))
+            .ok()?;
         children.get(index)
     }
 
@@ -176,8 +188,10 @@ pub fn find_endpoint(method: &str, path: &str) -> Option<Found> {
 /// It turns back where a literal leads nowhere (`/v1/a/:id/b` for `/v1/a/c/b`
 /// when there is also `/v1/a/c`). The depth is that of the catalogue's tree.
 fn find_node(node: &'static Node, rest: &str, template: &mut String) -> Option<&'static Node> {
-    let (segment, rest) = match rest.split_once('/') {
-        Some((segment, rest)) => (segment, Some(rest)),
+    // By hand: the search for a character that the library has is made for long texts,
+    // and takes several times as long for a few bytes.
+    let (segment, rest) = match rest.bytes().position(|byte| byte == b'/') {
+        Some(at) => (rest.get(..at)?, Some(rest.get(at + 1..)?)),
         None => (rest, None),
     };
     if segment.is_empty() {

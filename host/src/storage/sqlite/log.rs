@@ -1,11 +1,10 @@
 //! The request log in SQLite: a ring of the newest rows.
 
-use std::fmt::Write as _;
-
 use rusqlite::{Connection, Row, Rows, Statement, ToSql, Transaction};
 
 use super::{Source, damaged, sql_limit, to_sql_int};
 use crate::{
+    address_text::AddressText,
     secret::Digest,
     storage::{LogEntry, LogFilter, Mode, StorageResult},
 };
@@ -63,11 +62,7 @@ fn insert_rows(insert: &mut Statement<'_>, entries: &[LogEntry]) -> StorageResul
         column += 1;
         insert.raw_bind_parameter(column, value)
     };
-    let mut source = String::new();
     for entry in entries {
-        source.clear();
-        // Writing to a string does not fail.
-        let _ = write!(source, "{}", entry.source);
         bind(&entry.request_id)?;
         bind(&to_sql_int(entry.at_ms))?;
         bind(&entry.key_id)?;
@@ -76,7 +71,7 @@ fn insert_rows(insert: &mut Statement<'_>, entries: &[LogEntry]) -> StorageResul
         bind(&entry.path)?;
         bind(&entry.status)?;
         bind(&entry.code)?;
-        bind(&source)?;
+        bind(&AddressText::new(entry.source).as_str())?;
         match (&entry.policy, &*entry.overlays) {
             (None, _) => bind(&None::<&[u8]>)?,
             (Some(policy), []) => bind(&&policy.as_bytes()[..])?,
