@@ -136,6 +136,26 @@ pub struct TestHost {
     stop: watch::Sender<bool>,
 }
 
+/// What a host is made of where nothing is asked for: keys of its own, and the simulated
+/// API.
+pub fn parts(storage: Arc<dyn Storage>, policy: Arc<ActivePolicy>, clock: Clock) -> Parts {
+    Parts {
+        storage,
+        engine: Arc::clone(engine()),
+        policy,
+        is_policy_pinned: false,
+        trust: Trust::default(),
+        fall_back_after: None,
+        vault: Vault::new(&KeyEncryptionKey::generate()),
+        audit_key: AuditKey::generate(),
+        verifier: Verifier::new(Delivery::None, clock.clone()),
+        clock,
+        log_retention_days: None,
+        gate: GateConfig::default(),
+        api: Api::Simulated,
+    }
+}
+
 impl TestHost {
     /// Starts a host as usual.
     pub fn start() -> Self {
@@ -155,22 +175,17 @@ impl TestHost {
         let clock = Clock::by_hand(NOON);
         let policy = Arc::new(ActivePolicy::load(engine(), options.policy.as_deref()).unwrap());
         let parts = Parts {
-            storage: (options.wrap)(Arc::clone(&storage)),
-            engine: Arc::clone(engine()),
-            policy,
             is_policy_pinned: options.policy.is_some(),
             trust: options.trust,
             fall_back_after: options.fall_back_after,
-            vault: Vault::new(&KeyEncryptionKey::generate()),
-            audit_key: AuditKey::generate(),
             verifier: Verifier::new(options.delivery, clock.clone()),
-            clock: clock.clone(),
             log_retention_days: options.log_retention_days,
             gate: options.gate,
             api: match options.upstream {
                 Some(address) => Api::Upstream(format!("http://{address}").parse().unwrap()),
                 None => Api::Simulated,
             },
+            ..parts((options.wrap)(Arc::clone(&storage)), policy, clock.clone())
         };
         let (stop, stopped) = watch::channel(false);
         let access = AdminAccess::Credential(Arc::clone(&data_dir));

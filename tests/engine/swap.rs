@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use wardkey::{
     active_policy::{ActivePolicy, STANDARD_POLICY},
-    audit::AuditKey,
     clock::Clock,
     engine::{
         EngineError, Policy, Run,
@@ -21,17 +20,13 @@ use wardkey::{
         },
     },
     facts::Facts,
-    gate::GateConfig,
     host::{Api, Host, Parts},
     keys::{Actor, Ask, CreateAccount, CreateKey},
     storage::{KeyFilter, Mode, SqliteStorage},
-    trust::Trust,
-    vault::{KeyEncryptionKey, Vault},
-    verification::{Delivery, Verifier},
 };
 
 use crate::{
-    common::{NOON, Options, TestHost, account_named, by_operator, engine},
+    common::{self, NOON, Options, TestHost, account_named, by_operator, engine},
     failing_storage::Switch,
     guest::*,
 };
@@ -330,21 +325,8 @@ fn requests_that_come_together_are_decided_about_and_then_served_and_then_answer
         let api = Router::new()
             .route("/v1/charges", get(async move || charges()))
             .route("/v1/customers", get(async move || (customers(), refuse()).0));
-        let parts = Parts {
-            storage: Arc::new(storage),
-            engine: Arc::clone(engine()),
-            policy,
-            is_policy_pinned: false,
-            trust: Trust::default(),
-            fall_back_after: None,
-            vault: Vault::new(&KeyEncryptionKey::generate()),
-            audit_key: AuditKey::generate(),
-            verifier: Verifier::new(Delivery::None, Clock::system()),
-            clock: Clock::system(),
-            log_retention_days: None,
-            gate: GateConfig::default(),
-            api: Api::Router(api),
-        };
+        let parts = common::parts(Arc::new(storage), policy, Clock::system());
+        let parts = Parts { api: Api::Router(api), ..parts };
         let host = Host::start(parts).await.unwrap();
         let (keys, operator) = (host.keys(), Ask::by(Actor::Operator));
         let account = CreateAccount { name: "Together".to_owned(), ..CreateAccount::default() };

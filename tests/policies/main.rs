@@ -35,15 +35,11 @@ use guest::{Guest, IS_LONG, answer, denial, honest_with, store, store_text};
 use serde_json::Value;
 use wardkey::{
     active_policy::{ActivePolicy, STANDARD_POLICY},
-    audit::AuditKey,
     error::ApiError,
-    gate::GateConfig,
-    host::{Api, Host, Parts},
+    host::{Host, Parts},
     secret::{Digest, Secret},
     storage::{AuditEntry, AuditFilter, Mode, Storage},
     trust::Trust,
-    vault::{KeyEncryptionKey, Vault},
-    verification::{Delivery, Verifier},
 };
 
 /// Tells a request by the length of its method: `POST` has four letters.
@@ -195,22 +191,12 @@ impl Place {
 
     /// The same with other demands.
     fn restarted_with(&self, policy: Option<&[u8]>, trust: Trust) -> Result<Arc<Host>, ApiError> {
-        let clock = self.host.clock.clone();
+        let active = Arc::new(ActivePolicy::load(engine(), policy).unwrap());
         let storage: Arc<dyn Storage> = Arc::clone(&self.host.storage);
         self.host.block_on(Host::start(Parts {
-            storage,
-            engine: Arc::clone(engine()),
-            policy: Arc::new(ActivePolicy::load(engine(), policy).unwrap()),
             is_policy_pinned: policy.is_some(),
             trust,
-            fall_back_after: None,
-            vault: Vault::new(&KeyEncryptionKey::generate()),
-            audit_key: AuditKey::generate(),
-            verifier: Verifier::new(Delivery::None, clock.clone()),
-            clock,
-            log_retention_days: None,
-            gate: GateConfig::default(),
-            api: Api::Simulated,
+            ..common::parts(storage, active, self.host.clock.clone())
         }))
     }
 
