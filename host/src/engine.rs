@@ -38,7 +38,7 @@ mod instances;
 mod questions;
 mod reset;
 
-/// The largest component that is read, in bytes. The standard policy has 232 KB.
+/// The largest component that is read, in bytes. The standard policy has 235 KB.
 /// What compiling takes does not follow from it: that is bounded by what the bytes
 /// ask for.
 pub const MAX_COMPONENT_BYTES: usize = 8 * 1024 * 1024;
