@@ -28,7 +28,7 @@ pub(crate) enum Point {
 const POINTS: usize = 2;
 
 thread_local! {
-    static THREAD: [Crowd; POINTS] = const { [const { Crowd::new() }; POINTS] };
+    static CROWDS: [Crowd; POINTS] = const { [const { Crowd::new() }; POINTS] };
 }
 
 /// How many requests come to a point together, on one thread.
@@ -74,9 +74,9 @@ impl Crowd {
 /// any. One that goes on on another thread is counted there: at worst, some give way in
 /// vain, or do not.
 pub(crate) async fn give_way(point: Point) {
-    if THREAD.with(|crowds| crowds[point as usize].come()) {
+    if CROWDS.with(|crowds| crowds[point as usize].come()) {
         behind_the_others().await;
-        THREAD.with(|crowds| crowds[point as usize].go_on());
+        CROWDS.with(|crowds| crowds[point as usize].go_on());
     }
 }
 
