@@ -51,6 +51,10 @@ pub(super) fn append(
 }
 
 /// Returns the statement that inserts this many rows.
+///
+/// `OR FAIL`: a row that fails takes the whole transaction with it, in which the
+/// statement is. To undo the statement alone, SQLite would keep a copy of each page that
+/// it changes.
 fn insert_of(rows: usize) -> String {
     let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     format!("INSERT OR FAIL INTO request_log ({COLUMNS}) VALUES {}", vec![row; rows].join(", "))
